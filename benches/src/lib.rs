@@ -1,0 +1,1 @@
+//! Shared parts of the replay and the micro benchmarks.

@@ -1,0 +1,3 @@
+//! The `fengda` command.
+
+fn main() {}

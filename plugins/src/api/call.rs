@@ -1,0 +1,73 @@
+//! The `upstream_call` phase: leave to make an attempt, and the verdict on how it went.
+
+use std::time::Duration;
+
+use super::Tenant;
+
+/// One attempt at calling an upstream for a tenant.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// For whom.
+    pub tenant: &'a Tenant,
+    /// The upstream's configured name.
+    pub upstream: &'a str,
+    /// 0 for the first attempt, counted up by retries.
+    pub attempt: u32,
+    /// Whether making it twice does no harm: only such calls are retried.
+    pub repeatable: bool,
+}
+
+/// Leave to make one attempt. Its holder reports exactly one [`CallOutcome`] for it, [`CallOutcome::Cancelled`] if it gives up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Permit {
+    /// The plugin's own note; handed back with the outcome.
+    pub token: u64,
+    /// How long the whole call may take, all attempts together: until the answer, or its first token if it streams.
+    pub timeout: Option<Duration>,
+}
+
+/// Why no attempt may be made now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The circuit is open.
+    Open {
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
+}
+
+/// How an attempt went, as far as the upstream's health is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// It answered. A 4xx is an answer: the fault was in what we sent.
+    Answered,
+    /// It could not be reached, answered 5xx, or answered what cannot be read.
+    Failed,
+    /// It did not answer in time.
+    TimedOut,
+    /// We did not wait for the answer; says nothing of the upstream.
+    Cancelled,
+}
+
+/// What to do after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// Take the result as it is.
+    Accept,
+    /// Try again after this pause, if the deadline allows.
+    Retry(Duration),
+}
+
+/// Guards calls to upstreams. Neither method waits, does I/O or allocates.
+pub trait CallPhase: Send + Sync {
+    /// Asked before each attempt.
+    ///
+    /// # Errors
+    /// The attempt must not be made.
+    fn permit(&self, call: &Call<'_>) -> Result<Permit, Refusal>;
+
+    /// Told after each attempt, once for each permit.
+    fn outcome(&self, call: &Call<'_>, permit: Permit, outcome: CallOutcome) -> Verdict;
+}
