@@ -4,3 +4,19 @@
 //! that a small binary hands to the gateway.
 
 pub mod api;
+pub mod auth;
+#[cfg(test)]
+mod testing;
+pub mod units;
+
+/// A registry with the built-in plugins that need nothing but their configuration.
+///
+/// # Panics
+/// Never: the names differ.
+pub fn builtin() -> api::Registry {
+    let mut registry = api::Registry::default();
+    for spec in [auth::spec()] {
+        registry.register(spec).expect("built-in names differ");
+    }
+    registry
+}

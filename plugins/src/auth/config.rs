@@ -1,0 +1,201 @@
+//! What auth can be told: the names of the claims, the leeway, who must have issued a token for whom, and each tenant's keys.
+
+use std::{fs, time::Duration};
+
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use serde::{Deserialize, Deserializer, de};
+use serde_yaml::Value;
+
+use crate::{
+    api::{BuildCtx, Problem, Scope, Secret, Tenant, TenantBuild, parse_config},
+    units,
+};
+
+/// Shortest HMAC secret in bytes: as long as the digest of HS256 (RFC 7518, 3.2).
+pub(super) const MIN_SECRET: usize = 32;
+/// Longest `kid` in bytes.
+pub(super) const MAX_KID: usize = 64;
+/// Most keys of one tenant: each may have to be tried.
+const MAX_KEYS: usize = 16;
+
+/// The plugin's configuration, for all tenants or for one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// What the claims are called.
+    pub claims: ClaimNames,
+    /// How far the clocks of the issuer and of this machine may be apart; added to both ends of a token's life.
+    #[serde(deserialize_with = "units::duration")]
+    pub leeway: Duration,
+    /// Most verified tokens remembered; 0 turns the cache off. Not per tenant.
+    pub cache: u64,
+    /// The `iss` that a token must have, if set.
+    pub iss: Option<String>,
+    /// What a token's `aud` must be or hold, if set.
+    pub aud: Option<String>,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self { claims: ClaimNames::default(), leeway: Duration::ZERO, cache: 10_000, iss: None, aud: None }
+    }
+}
+
+/// Names of the claims that a token must, or may, have besides the registered ones.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClaimNames {
+    /// Required: the tenant's name. Not per tenant, since it says which tenant.
+    pub tenant: String,
+    /// Required: the user's id, 1 to 128 bytes.
+    pub user: String,
+    /// Optional: the newest turn the client saw.
+    pub seq: String,
+}
+
+impl Default for ClaimNames {
+    fn default() -> Self {
+        Self { tenant: "tenant_id".into(), user: "user_id".into(), seq: "seq_no".into() }
+    }
+}
+
+/// One of a tenant's keys, as written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyConfig {
+    pub(super) alg: Algorithm,
+    pub(super) kid: Option<String>,
+    #[serde(default, deserialize_with = "secret")]
+    pub(super) secret: Option<Secret>,
+    public_key: Option<String>,
+}
+
+/// Serde's own message for a wrong type quotes the value, which must not happen to a secret.
+fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Secret>, D::Error> {
+    match Value::deserialize(d)? {
+        Value::String(s) => Ok(Some(s.into())),
+        _ => Err(de::Error::custom("a secret must be a string; quote it if it looks like a number")),
+    }
+}
+
+/// One of a tenant's keys, ready to verify with.
+pub(super) struct Key {
+    pub(super) alg: Algorithm,
+    pub(super) kid: Option<String>,
+    pub(super) verify: DecodingKey,
+}
+
+/// A tenant with its rules and keys.
+pub(super) struct TenantAuth {
+    pub(super) tenant: Tenant,
+    pub(super) config: AuthConfig,
+    pub(super) keys: Vec<Key>,
+}
+
+/// Checks everything and loads the keys. Reads files, so it belongs on a thread that may block.
+pub(super) fn load(ctx: &BuildCtx<'_>) -> Result<(AuthConfig, Vec<TenantAuth>), Vec<Problem>> {
+    let base: AuthConfig = parse_config(Scope::Plugin, ctx.config).map_err(|p| vec![p])?;
+    let mut problems = Vec::new();
+    let mut tenants = Vec::new();
+    for build in ctx.tenants {
+        let config = tenant_config(&base, build).map_err(|p| problems.push(p));
+        let keys = tenant_keys(build).map_err(|p| problems.extend(p));
+        if let (Ok(config), Ok(keys)) = (config, keys) {
+            tenants.push(TenantAuth { tenant: build.tenant.clone(), config, keys });
+        }
+    }
+    if problems.is_empty() { Ok((base, tenants)) } else { Err(problems) }
+}
+
+fn tenant_config(base: &AuthConfig, build: &TenantBuild) -> Result<AuthConfig, Problem> {
+    let scope = || Scope::Tenant(build.tenant.clone());
+    let config: AuthConfig = parse_config(scope(), &build.config)?;
+    let common = |path: &str, why: &str| Problem { scope: scope(), path: path.into(), message: format!("the same for all tenants: {why}") };
+    if config.claims.tenant != base.claims.tenant {
+        return Err(common("claims.tenant", "it is read to find out which tenant a token is of"));
+    }
+    if config.cache != base.cache {
+        return Err(common("cache", "there is one cache"));
+    }
+    Ok(config)
+}
+
+fn tenant_keys(build: &TenantBuild) -> Result<Vec<Key>, Vec<Problem>> {
+    let problem = |path: String, message: String| Problem { scope: Scope::Keys(build.tenant.clone()), path, message };
+    let raw = key_configs(&build.keys, &build.tenant).map_err(|p| vec![p])?;
+    if raw.is_empty() || raw.len() > MAX_KEYS {
+        return Err(vec![problem(String::new(), format!("a tenant has 1 to {MAX_KEYS} keys, here are {}", raw.len()))]);
+    }
+    let (mut keys, mut problems) = (Vec::<Key>::new(), Vec::new());
+    for (i, config) in raw.into_iter().enumerate() {
+        match load_key(&config) {
+            Ok(_) if config.kid.is_some() && keys.iter().any(|k| k.kid == config.kid) => {
+                problems.push(problem(format!("[{i}].kid"), "another key has this `kid`".into()));
+            }
+            Ok(verify) => keys.push(Key { alg: config.alg, kid: config.kid, verify }),
+            Err((field, message)) => problems.push(problem(format!("[{i}].{field}"), message)),
+        }
+    }
+    if problems.is_empty() { Ok(keys) } else { Err(problems) }
+}
+
+/// A tenant's `keys` as written.
+pub(super) fn key_configs(keys: &Value, tenant: &Tenant) -> Result<Vec<KeyConfig>, Problem> {
+    let empty = Value::Sequence(Vec::new());
+    parse_config(Scope::Keys(tenant.clone()), if keys.is_null() { &empty } else { keys })
+}
+
+type KeyProblem = (&'static str, String);
+
+fn load_key(config: &KeyConfig) -> Result<DecodingKey, KeyProblem> {
+    if config.kid.as_ref().is_some_and(|kid| kid.is_empty() || kid.len() > MAX_KID) {
+        return Err(("kid", format!("a `kid` has 1 to {MAX_KID} bytes")));
+    }
+    match (config.alg.family(), &config.secret, &config.public_key) {
+        (AlgorithmFamily::Hmac, Some(secret), None) => {
+            check_secret(secret)?;
+            Ok(DecodingKey::from_secret(secret.expose().as_bytes()))
+        }
+        (AlgorithmFamily::Hmac, ..) => Err(("alg", format!("{:?} takes a `secret` and no `public_key`", config.alg))),
+        (_, None, Some(source)) => public_key(config.alg, &pem(source)?).map_err(|m| ("public_key", m)),
+        _ => Err(("alg", format!("{:?} takes a `public_key` and no `secret`", config.alg))),
+    }
+}
+
+pub(super) fn check_secret(secret: &Secret) -> Result<(), KeyProblem> {
+    match secret.expose().len() {
+        MIN_SECRET.. => Ok(()),
+        len => Err(("secret", format!("has {len} bytes, at least {MIN_SECRET} are needed"))),
+    }
+}
+
+/// The key itself if that is what was written, else the content of the file named.
+fn pem(source: &str) -> Result<String, KeyProblem> {
+    if source.contains("-----BEGIN") {
+        return Ok(source.to_owned());
+    }
+    fs::read_to_string(source).map_err(|e| ("public_key", format!("cannot read `{source}`: {e}")))
+}
+
+/// jsonwebtoken takes private keys, certificates and keys of another curve or length here, and then verifies nothing with them.
+fn public_key(alg: Algorithm, pem: &str) -> Result<DecodingKey, String> {
+    if pem.contains("PRIVATE KEY-----") {
+        return Err("this is a private key: the gateway needs, and should have, only the public one".into());
+    }
+    let wrong = || format!("not a public key for {alg:?} in PEM form");
+    if !pem.contains("PUBLIC KEY-----") {
+        return Err(wrong());
+    }
+    let pem = pem.trim().as_bytes();
+    let (key, fits): (_, fn(usize, Algorithm) -> bool) = match alg.family() {
+        // PKCS #1 with a modulus of 2048 bits or more, which is what aws-lc verifies with.
+        AlgorithmFamily::Rsa => (DecodingKey::from_rsa_pem(pem), |len, _| len >= 256),
+        // An uncompressed point: 0x04, x, y.
+        AlgorithmFamily::Ec => (DecodingKey::from_ec_pem(pem), |len, alg| len == if alg == Algorithm::ES256 { 65 } else { 97 }),
+        AlgorithmFamily::Ed => (DecodingKey::from_ed_pem(pem), |len, _| len == 32),
+        AlgorithmFamily::Hmac => return Err(wrong()),
+    };
+    let key = key.map_err(|_| wrong())?;
+    let len = key.try_get_as_bytes().map_or(0, <[u8]>::len);
+    if fits(len, alg) { Ok(key) } else { Err(format!("a key of another length or curve than {alg:?} takes")) }
+}

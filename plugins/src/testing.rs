@@ -1,0 +1,59 @@
+//! What the plugins' tests share: building a plugin from YAML as the gateway does, and sending it a request.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::request::Parts;
+use serde_yaml::Value;
+
+use crate::api::{BuildCtx, Clock, Decision, Plugin, PluginSpec, Problem, RequestCtx, RequestId, Step, Tenant, TenantBuild};
+
+/// 2026-01-01, a whole second.
+pub(crate) const NOW: crate::api::Timestamp = crate::api::Timestamp(1_767_225_600_000);
+
+pub(crate) fn yaml(text: &str) -> Value {
+    serde_yaml::from_str(text).unwrap()
+}
+
+/// A tenant: its name, its configuration of the plugin in full, its keys.
+pub(crate) fn tenant(name: &str, config: &str, keys: &str) -> TenantBuild {
+    TenantBuild { tenant: Tenant::from_config(name).unwrap(), config: yaml(config), keys: yaml(keys) }
+}
+
+pub(crate) struct Place<'a> {
+    pub(crate) config: &'a str,
+    pub(crate) tenants: &'a [TenantBuild],
+    pub(crate) clock: &'a Clock,
+    pub(crate) previous: Option<Arc<dyn Plugin>>,
+}
+
+impl Place<'_> {
+    pub(crate) fn try_build(&self, spec: &PluginSpec) -> Result<Arc<dyn Plugin>, Vec<Problem>> {
+        let config = yaml(self.config);
+        let previous = self.previous.clone();
+        (spec.build)(&BuildCtx { config: &config, tenants: self.tenants, clock: self.clock, previous })
+    }
+
+    pub(crate) fn build(&self, spec: &PluginSpec) -> Arc<dyn Plugin> {
+        self.try_build(spec).unwrap_or_else(|problems| panic!("{problems:?}"))
+    }
+}
+
+pub(crate) fn head(headers: &[(&str, &str)]) -> Parts {
+    let mut request = http::Request::post("/v1/chat");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+pub(crate) fn ctx(peer: &str) -> RequestCtx {
+    RequestCtx::new(RequestId::random(), None, "/v1/chat".into(), peer.parse::<IpAddr>().unwrap())
+}
+
+/// The decision of a plugin that need not wait.
+pub(crate) fn ask(plugin: &dyn Plugin, head: &Parts, ctx: &mut RequestCtx) -> Decision {
+    match plugin.request(head, ctx) {
+        Step::Ready(decision) => decision,
+        Step::Pending(_) => panic!("decides at once"),
+    }
+}
