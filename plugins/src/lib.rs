@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod rate_limit;
 #[cfg(test)]
 mod testing;
 pub mod units;
@@ -15,7 +16,7 @@ pub mod units;
 /// Never: the names differ.
 pub fn builtin() -> api::Registry {
     let mut registry = api::Registry::default();
-    for spec in [auth::spec()] {
+    for spec in [auth::spec(), rate_limit::spec()] {
         registry.register(spec).expect("built-in names differ");
     }
     registry

@@ -1,0 +1,136 @@
+//! What rate_limit can be told: a list of limits, each with a name, what it counts by, a rate and a burst.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use serde::Deserialize;
+
+use crate::api::{Problem, Scope, parse_config};
+
+/// Most limits in one list: a request may have to pass all of them.
+const MAX_LIMITS: usize = 16;
+/// Longest name of a limit in bytes.
+pub(super) const MAX_NAME: usize = 32;
+/// Highest rate per unit, and largest burst.
+const MAX_COUNT: u32 = 1_000_000;
+
+/// The plugin's configuration, for all tenants or for one: a tenant's list replaces the common one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimitConfig {
+    /// The limits, in any order.
+    pub limits: Vec<LimitConfig>,
+}
+
+impl Default for RateLimitConfig {
+    fn default() -> Self {
+        let limit = |name: &str, by, count, burst| LimitConfig {
+            name: name.into(),
+            by,
+            rate: Rate { count, per: Duration::from_secs(1) },
+            burst: NonZeroU32::new(burst),
+        };
+        Self { limits: vec![limit("tenant", By::Tenant, 500, 1000), limit("user", By::User, 50, 200)] }
+    }
+}
+
+/// One limit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitConfig {
+    /// Names it in responses: 1 to 32 bytes of `a-z`, `0-9`, `_` and `-`.
+    pub name: String,
+    /// Whose requests are counted together.
+    pub by: By,
+    /// How many requests it lets through in the long run.
+    pub rate: Rate,
+    /// How many it lets through at once after a pause; without it, the number of `rate`.
+    pub burst: Option<NonZeroU32>,
+}
+
+/// What a limit counts by, the narrowest first: the order in which limits are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// Each user of each tenant.
+    User,
+    /// Each address; of an IPv6 address the first 64 bits, which is what one subscriber gets.
+    Ip,
+    /// Each tenant.
+    Tenant,
+    /// Each route.
+    Route,
+}
+
+/// A number of requests per second, minute or hour: `50/s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Rate {
+    /// How many requests, 1 to 1,000,000.
+    pub count: u32,
+    /// In what time.
+    pub per: Duration,
+}
+
+/// A text that is no rate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a rate: write a whole number from 1 to {MAX_COUNT} and /s, /m or /h, as `50/s`")]
+pub struct RateError(String);
+
+impl TryFrom<String> for Rate {
+    type Error = RateError;
+
+    fn try_from(text: String) -> Result<Self, RateError> {
+        let read = || {
+            let (count, unit) = text.split_once('/')?;
+            let seconds = match unit {
+                "s" => 1,
+                "m" => 60,
+                "h" => 3600,
+                _ => return None,
+            };
+            let digits = count.bytes().all(|b| b.is_ascii_digit());
+            let count = count.parse().ok().filter(|n| digits && (1..=MAX_COUNT).contains(n))?;
+            Some(Self { count, per: Duration::from_secs(seconds) })
+        };
+        read().ok_or_else(|| RateError(text.chars().take(32).collect()))
+    }
+}
+
+impl LimitConfig {
+    /// The burst in force.
+    pub fn burst(&self) -> NonZeroU32 {
+        self.burst.or(NonZeroU32::new(self.rate.count)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// The time in which one request's worth comes back.
+    pub fn cell(&self) -> Duration {
+        self.rate.per / self.rate.count.max(1)
+    }
+}
+
+/// Reads and checks a list of limits; the narrowest first in the result.
+pub(super) fn read(scope: &Scope, value: &serde_yaml::Value) -> Result<Vec<LimitConfig>, Vec<Problem>> {
+    let RateLimitConfig { mut limits } = parse_config(scope.clone(), value).map_err(|p| vec![p])?;
+    let mut problems = Vec::new();
+    let mut problem = |path: String, message: String| problems.push(Problem { scope: scope.clone(), path, message });
+    if limits.len() > MAX_LIMITS {
+        problem("limits".into(), format!("{} limits, at most {MAX_LIMITS} are allowed", limits.len()));
+    }
+    for (i, limit) in limits.iter().enumerate() {
+        let plain = limit.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'));
+        if !plain || !(1..=MAX_NAME).contains(&limit.name.len()) {
+            problem(format!("limits[{i}].name"), format!("a name has 1 to {MAX_NAME} bytes of a-z, 0-9, _ and -"));
+        }
+        if limits[..i].iter().any(|other| other.name == limit.name) {
+            problem(format!("limits[{i}].name"), "another limit has this name".into());
+        }
+        if limit.burst().get() > MAX_COUNT {
+            problem(format!("limits[{i}].burst"), format!("at most {MAX_COUNT} are allowed"));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    limits.sort_by_key(|l| l.by);
+    Ok(limits)
+}
