@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod circuit_breaker;
 pub mod rate_limit;
 #[cfg(test)]
 mod testing;
@@ -16,7 +17,7 @@ pub mod units;
 /// Never: the names differ.
 pub fn builtin() -> api::Registry {
     let mut registry = api::Registry::default();
-    for spec in [auth::spec(), rate_limit::spec()] {
+    for spec in [auth::spec(), rate_limit::spec(), circuit_breaker::spec()] {
         registry.register(spec).expect("built-in names differ");
     }
     registry

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::HeaderName;
+use http::{HeaderValue, header::WWW_AUTHENTICATE};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ impl Gate {
             (Decision::Continue, ctx) => ctx.identity().map(|_| None).expect("a passed request has an identity"),
             (Decision::Reject(r), ctx) => {
                 assert!(ctx.identity().is_none());
-                assert_eq!(r.headers, [(HeaderName::from_static("www-authenticate"), r#"Bearer error="invalid_token""#.parse().unwrap())]);
+                assert_eq!(r.headers, [(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer error="invalid_token""#))]);
                 Some(r.message.into_owned())
             }
         }
@@ -138,23 +138,17 @@ fn no_token_is_challenged_without_an_error_code_and_two_are_refused() {
     let gate = Gate::new();
     let token = format!("Bearer {}", acme(&acme_claims()));
     let missing = "send a token: `Authorization: Bearer <token>`";
-    let cases: [(&[(&str, &str)], &str, &str); 6] = [
-        (&[], "Bearer", missing),
-        (&[("authorization", "Bearer")], "Bearer", missing),
-        (&[("authorization", "Bearer  ")], "Bearer", missing),
-        (&[("authorization", "Basic dTpw")], "Bearer", missing),
-        (&[("authorization", "")], "Bearer", missing),
-        (
-            &[("authorization", &token), ("authorization", &token)],
-            r#"Bearer error="invalid_request""#,
-            "more than one Authorization header",
-        ),
-    ];
-    for (headers, challenge, message) in cases {
+    let refused = |headers: &[(&str, &str)], challenge: &'static str, message: &str| {
         let (Decision::Reject(reject), _) = gate.send(headers) else { panic!("refused") };
         assert_eq!((reject.message.as_ref(), reject.code.as_str()), (message, "unauthorized"));
-        assert_eq!(reject.headers, [(HeaderName::from_static("www-authenticate"), challenge.parse().unwrap())]);
+        assert_eq!(reject.headers, [(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))]);
+    };
+    refused(&[], "Bearer", missing);
+    for value in ["Bearer", "Bearer  ", "Basic dTpw", ""] {
+        refused(&[("authorization", value)], "Bearer", missing);
     }
+    let twice = [("authorization", token.as_str()), ("authorization", token.as_str())];
+    refused(&twice, r#"Bearer error="invalid_request""#, "more than one Authorization header");
 }
 
 #[test]
