@@ -1,6 +1,6 @@
 //! What auth can be told: the names of the claims, the leeway, who must have issued a token for whom, and each tenant's keys.
 
-use std::{fs, time::Duration};
+use std::{collections::HashMap, fs, time::Duration};
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde::{Deserialize, Deserializer, de};
@@ -17,6 +17,8 @@ pub(super) const MIN_SECRET: usize = 32;
 pub(super) const MAX_KID: usize = 64;
 /// Most keys of one tenant: each may have to be tried.
 const MAX_KEYS: usize = 16;
+/// Longest leeway: more would keep tokens alive rather than bridge two clocks.
+const MAX_LEEWAY: Duration = Duration::from_secs(300);
 
 /// The plugin's configuration, for all tenants or for one.
 #[derive(Debug, Clone, Deserialize)]
@@ -94,7 +96,7 @@ pub(super) struct TenantAuth {
 
 /// Checks everything and loads the keys. Reads files, so it belongs on a thread that may block.
 pub(super) fn load(ctx: &BuildCtx<'_>) -> Result<(AuthConfig, Vec<TenantAuth>), Vec<Problem>> {
-    let base: AuthConfig = parse_config(Scope::Plugin, ctx.config).map_err(|p| vec![p])?;
+    let base = read(&Scope::Plugin, ctx.config).map_err(|p| vec![p])?;
     let mut problems = Vec::new();
     let mut tenants = Vec::new();
     for build in ctx.tenants {
@@ -104,13 +106,40 @@ pub(super) fn load(ctx: &BuildCtx<'_>) -> Result<(AuthConfig, Vec<TenantAuth>), 
             tenants.push(TenantAuth { tenant: build.tenant.clone(), config, keys });
         }
     }
+    problems.extend(shared_secrets(&tenants));
     if problems.is_empty() { Ok((base, tenants)) } else { Err(problems) }
 }
 
+fn read(scope: &Scope, value: &Value) -> Result<AuthConfig, Problem> {
+    let config: AuthConfig = parse_config(scope.clone(), value)?;
+    if config.leeway > MAX_LEEWAY {
+        let message = format!("must be at most {}s", MAX_LEEWAY.as_secs());
+        return Err(Problem { scope: scope.clone(), path: "leeway".into(), message });
+    }
+    Ok(config)
+}
+
+/// Who holds a secret can make tokens for every tenant that has it. A common issuer signs with a private key instead.
+fn shared_secrets(tenants: &[TenantAuth]) -> Vec<Problem> {
+    let mut owners = HashMap::new();
+    let mut problems = Vec::new();
+    for TenantAuth { tenant, keys, .. } in tenants {
+        for key in keys.iter().filter(|k| k.alg.family() == AlgorithmFamily::Hmac) {
+            let owner = *owners.entry(key.verify.try_get_as_bytes().unwrap_or_default()).or_insert(tenant);
+            if owner != tenant {
+                let message = format!("shares a secret with {}: whoever holds it can make tokens for both", owner.name());
+                problems.push(Problem { scope: Scope::Keys(tenant.clone()), path: String::new(), message });
+            }
+        }
+    }
+    problems
+}
+
 fn tenant_config(base: &AuthConfig, build: &TenantBuild) -> Result<AuthConfig, Problem> {
-    let scope = || Scope::Tenant(build.tenant.clone());
-    let config: AuthConfig = parse_config(scope(), &build.config)?;
-    let common = |path: &str, why: &str| Problem { scope: scope(), path: path.into(), message: format!("the same for all tenants: {why}") };
+    let scope = Scope::Tenant(build.tenant.clone());
+    let config = read(&scope, &build.config)?;
+    let common =
+        |path: &str, why: &str| Problem { scope: scope.clone(), path: path.into(), message: format!("the same for all tenants: {why}") };
     if config.claims.tenant != base.claims.tenant {
         return Err(common("claims.tenant", "it is read to find out which tenant a token is of"));
     }

@@ -347,6 +347,21 @@ fn problems_in_keys_and_configuration_are_all_named_without_showing_secrets() {
 }
 
 #[test]
+fn a_secret_belongs_to_one_tenant_and_a_leeway_is_short() {
+    let secret = keys(&json!([{ "alg": "HS256", "secret": ACME }]));
+    let public = keys(&json!([{ "alg": "EdDSA", "public_key": ED_PUB }]));
+    let clock = Clock::manual(NOW);
+    let problems = |tenants: &[TenantBuild]| {
+        let built = Place { config: "{}", tenants, clock: &clock, previous: None }.try_build(&spec());
+        built.err().unwrap_or_default().into_iter().map(|p| format!("{}: {}", p.path, p.message)).collect::<Vec<_>>()
+    };
+    let shared = "shares a secret with acme-shop: whoever holds it can make tokens for both";
+    assert_eq!(problems(&[tenant("acme-shop", "{}", &secret), tenant("harbor-bank", "{}", &secret)]), [format!(": {shared}")]);
+    assert_eq!(problems(&[tenant("acme-shop", "{}", &public), tenant("harbor-bank", "{}", &public)]), [""; 0]);
+    assert_eq!(problems(&[tenant("acme-shop", "{leeway: 6m}", &secret)]), ["leeway: must be at most 300s"]);
+}
+
+#[test]
 fn a_public_key_may_be_the_path_of_a_file() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/auth/testdata/ed.pub.pem");
     let tenants = [tenant("acme-shop", "{}", &keys(&json!([{ "alg": "EdDSA", "public_key": path }])))];

@@ -114,7 +114,8 @@ pub(super) fn verify<'a>(
     claims.check(tenant, now)
 }
 
-/// One base64url part, which holds no dot, as JSON. jsonwebtoken decodes only the middle part of a token into a type of ours, so we make it the middle.
+/// One base64url part, which holds no dot, as JSON. jsonwebtoken decodes only the middle part of a token into a type of ours,
+/// so the part is put in the middle.
 fn json<T: DeserializeOwned>(part: &str) -> Result<T, TokenError> {
     insecure_decode_claims([".", part, "."].concat()).map_err(|_| TokenError::Malformed)
 }
