@@ -14,8 +14,8 @@ use http::{HeaderMap, StatusCode, request::Parts};
 const KEYS: &str = r#"[{"alg": "HS256", "secret": "bench-secret-bench-secret-bench-secret"}]"#;
 /// Never refuses, so that every round takes the same path.
 const LIMITS: &str = r#"{"limits": [
-    {"name": "tenant", "by": "tenant", "rate": "1000000/s", "burst": 1000000},
-    {"name": "user", "by": "user", "rate": "1000000/s", "burst": 1000000}]}"#;
+    {"name": "tenant", "by": "tenant", "rate": "100000000/s", "burst": 100000000},
+    {"name": "user", "by": "user", "rate": "100000000/s", "burst": 100000000}]}"#;
 
 /// A tenant with a plugin's configuration.
 fn tenant(config: &str) -> TenantBuild {

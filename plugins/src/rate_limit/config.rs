@@ -11,7 +11,9 @@ const MAX_LIMITS: usize = 16;
 /// Longest name of a limit in bytes.
 pub(super) const MAX_NAME: usize = 32;
 /// Highest rate per unit, and largest burst.
-const MAX_COUNT: u32 = 1_000_000;
+const MAX_COUNT: u32 = 100_000_000;
+/// Longest time in which a burst may come back.
+const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The plugin's configuration, for all tenants or for one: a tenant's list replaces the common one.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -65,7 +67,7 @@ pub enum By {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Rate {
-    /// How many requests, 1 to 1,000,000.
+    /// How many requests, from 1.
     pub count: u32,
     /// In what time.
     pub per: Duration,
@@ -126,6 +128,8 @@ pub(super) fn read(scope: &Scope, value: &serde_yaml::Value) -> Result<Vec<Limit
         }
         if limit.burst().get() > MAX_COUNT {
             problem(format!("limits[{i}].burst"), format!("at most {MAX_COUNT} are allowed"));
+        } else if limit.cell() * limit.burst().get() > MAX_REFILL {
+            problem(format!("limits[{i}].burst"), "at this rate it would take more than 30 days to come back".into());
         }
     }
     if !problems.is_empty() {

@@ -114,7 +114,7 @@ struct Gcra<K: Hash + Eq + Clone> {
 impl<K: Hash + Eq + Clone> Gcra<K> {
     fn new(config: &LimitConfig, clock: &Clock) -> Self {
         let (cell, burst) = (config.cell(), config.burst());
-        let quota = Quota::with_period(cell).expect("at most 1,000,000 a second").allow_burst(burst);
+        let quota = Quota::with_period(cell).expect("a rate is at most 100,000,000 a second").allow_burst(burst);
         let buckets = Buckets::new(nanos(cell));
         let ticks = Ticks(clock.clone());
         let start = ticks.now();

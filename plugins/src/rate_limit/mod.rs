@@ -20,6 +20,7 @@ mod tests;
 use std::{cmp::Reverse, collections::HashMap, io::Write as _, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER, request::Parts};
+use serde_json::json;
 
 use self::{
     config::MAX_NAME,
@@ -40,10 +41,12 @@ pub struct RateLimit {
     common: LimitList,
     /// Of tenants that have a list of their own.
     own: HashMap<Tenant, LimitList>,
-    /// Every limit by whose it is and what it is, for the next instance to take over.
+    /// Every limit there is, for the next instance to take over.
     pool: Pool,
 }
 
+/// Limits by what they are. Those by address and route are also told apart by the tenant that has them in its own list; the
+/// keys of the others hold their tenant, so all lists with the same limit share one.
 type Pool = HashMap<(Option<Tenant>, LimitConfig), Arc<Limit>>;
 
 /// The limits that a request must pass, the narrowest first.
@@ -65,7 +68,8 @@ impl RateLimit {
         let mut pool = Pool::new();
         let mut list = |owner: Option<&Tenant>, configs: &[LimitConfig]| {
             let limits = configs.iter().map(|config| {
-                let key = (owner.cloned(), config.clone());
+                let apart = matches!(config.by, By::Ip | By::Route);
+                let key = (owner.filter(|_| apart).cloned(), config.clone());
                 let kept = previous.as_ref().and_then(|p| p.pool.get(&key));
                 let limit = kept.map_or_else(|| Arc::new(Limit::new(config.clone(), ctx.clock)), Arc::clone);
                 Arc::clone(pool.entry(key).or_insert(limit))
@@ -169,10 +173,11 @@ impl Plugin for RateLimit {
     }
 
     fn status(&self) -> serde_json::Value {
-        let keys = self.pool.iter().map(|((owner, config), limit)| {
-            let name = owner.as_ref().map_or_else(|| config.name.clone(), |t| [t.name(), "/", &config.name].concat());
-            (name, serde_json::json!({ "keys": limit.keys() }))
+        let limits = self.pool.iter().map(|((owner, config), limit)| {
+            let LimitConfig { name, rate, .. } = config;
+            let rate = format!("{} per {}s", rate.count, rate.per.as_secs());
+            json!({ "name": name, "tenant": owner.as_ref().map(Tenant::name), "rate": rate, "burst": config.burst(), "keys": limit.keys() })
         });
-        keys.collect::<serde_json::Map<_, _>>().into()
+        limits.collect()
     }
 }

@@ -186,24 +186,52 @@ fn a_reload_keeps_the_state_of_every_limit_that_did_not_change() {
 }
 
 #[test]
+fn a_tenant_that_gets_a_list_of_its_own_keeps_what_it_has_used_of_the_limits_in_it() {
+    let user = "{limits: [{name: u, by: user, rate: 5/h}]}";
+    let before = Gate::new(user, &[("acme-shop", user)]);
+    assert_eq!(before.passing("acme-shop", "u1"), 5);
+    let own = "{limits: [{name: u, by: user, rate: 5/h}, {name: t, by: tenant, rate: 9/h}]}";
+    let (tenants, previous) = ([tenant("acme-shop", own, "[]")], Some(Arc::clone(&before.plugin)));
+    let plugin = Place { config: user, tenants: &tenants, clock: &before.clock, previous }.build(&spec());
+    let after = Gate { plugin, clock: before.clock };
+    assert_eq!(after.passing("acme-shop", "u1"), 0);
+    assert_eq!(after.passing("acme-shop", "u2"), 5);
+    let status = after.plugin.status();
+    let user = status.as_array().unwrap().iter().find(|l| l["name"] == "u").unwrap();
+    assert_eq!(*user, serde_json::json!({ "name": "u", "tenant": null, "rate": "5 per 3600s", "burst": 5, "keys": 2 }));
+}
+
+#[test]
+fn many_threads_at_once_get_the_burst_and_no_more() {
+    let gate = Gate::new("{limits: [{name: user, by: user, rate: 1/s, burst: 300}]}", &[]);
+    let passed: usize = std::thread::scope(|scope| {
+        let threads = [(); 8].map(|()| scope.spawn(|| (0..100).filter(|_| gate.send("acme-shop", "u1", "::1").is_ok()).count()));
+        threads.map(|t| t.join().unwrap()).iter().sum()
+    });
+    assert_eq!(passed, 300);
+}
+
+#[test]
 fn problems_name_the_limit() {
     let config = yaml("{limits: [{name: a, by: user, rate: 0/s}]}");
     let clock = Clock::manual(NOW);
     let read =
         |config: &serde_yaml::Value| (spec().build)(&BuildCtx { config, tenants: &[], clock: &clock, previous: None }).err().unwrap();
     let problem = |path: &str, message: &str| Problem { scope: Scope::Plugin, path: path.into(), message: message.into() };
-    let rate = "`0/s` is not a rate: write a whole number from 1 to 1000000 and /s, /m or /h, as `50/s`";
+    let rate = "`0/s` is not a rate: write a whole number from 1 to 100000000 and /s, /m or /h, as `50/s`";
     assert_eq!(read(&config), [problem("limits[0].rate", rate)]);
     let name = "a name has 1 to 32 bytes of a-z, 0-9, _ and -";
-    let two =
-        yaml("{limits: [{name: a\"b, by: user, rate: 1/s}, {name: x, by: ip, rate: 1/m}, {name: x, by: ip, rate: 1/m, burst: 1000001}]}");
+    let two = yaml(
+        "{limits: [{name: a\"b, by: user, rate: 1/s}, {name: x, by: ip, rate: 1/m}, {name: x, by: ip, rate: 1/m, burst: 100000001}, {name: y, by: ip, rate: 1/h, burst: 721}]}",
+    );
     let expected = [
         problem("limits[0].name", name),
         problem("limits[2].name", "another limit has this name"),
-        problem("limits[2].burst", "at most 1000000 are allowed"),
+        problem("limits[2].burst", "at most 100000000 are allowed"),
+        problem("limits[3].burst", "at this rate it would take more than 30 days to come back"),
     ];
     assert_eq!(read(&two), expected);
-    for bad in ["50", "/s", "+5/s", "-1/s", "1.5/s", "5/d", "5 /s", "1000001/s", ""] {
+    for bad in ["50", "/s", "+5/s", "-1/s", "1.5/s", "5/d", "5 /s", "100000001/s", ""] {
         let config = yaml(&format!("{{limits: [{{name: a, by: user, rate: '{bad}'}}]}}"));
         assert_eq!(read(&config)[0].path, "limits[0].rate", "{bad}");
     }
