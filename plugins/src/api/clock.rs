@@ -68,3 +68,23 @@ impl Clock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manual_clock_moves_only_when_told_and_takes_its_clones_along() {
+        let clock = Clock::manual(Timestamp(1000));
+        let (copy, before) = (clock.clone(), clock.monotonic());
+        clock.advance(Duration::from_millis(250));
+        assert_eq!(copy.now(), Timestamp(1250));
+        assert_eq!(copy.monotonic().checked_sub(before), Some(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn the_machines_clock_does_not_go_back() {
+        let clock = Clock::system();
+        assert!(clock.monotonic() <= clock.monotonic());
+    }
+}

@@ -51,7 +51,7 @@ impl Circuit {
         self.state
     }
 
-    #[cfg(test)]
+    /// Changes with the state.
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }

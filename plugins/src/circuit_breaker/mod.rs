@@ -91,7 +91,14 @@ impl CallPhase for CircuitBreaker {
     fn permit(&self, call: &Call<'_>) -> Result<Permit, Refusal> {
         let circuits = self.circuits(call);
         let circuit = circuits.circuit(call.upstream);
-        let permitted = lock(&circuit).permit(&circuits.config, call.attempt == 0, || self.clock.monotonic());
+        let (before, permitted) = {
+            let mut circuit = lock(&circuit);
+            (circuit.generation(), circuit.permit(&circuits.config, call.attempt == 0, || self.clock.monotonic()))
+        };
+        if permitted.is_ok_and(|generation| generation != before) {
+            let (tenant, upstream) = (call.tenant.name(), call.upstream);
+            log::info!(target: "fengda::breaker", "circuit half-open tenant={tenant} upstream={upstream}");
+        }
         match permitted {
             Ok(generation) => Ok(Permit { token: generation, timeout: Some(circuits.config.timeout) }),
             Err(retry_after) => Err(Refusal::Open { retry_after }),

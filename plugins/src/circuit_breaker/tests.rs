@@ -205,6 +205,7 @@ fn when_everything_fails_the_retry_budget_bounds_the_load() {
 #[test]
 fn at_random_the_circuit_does_what_a_slow_model_of_it_does() {
     let mut random = fastrand::Rng::with_seed(11);
+    let mut seen = HashMap::from([(true, 0), (false, 0)]);
     for _ in 0..200 {
         let config = BreakerConfig {
             failures: random.u32(1..5),
@@ -253,6 +254,9 @@ fn at_random_the_circuit_does_what_a_slow_model_of_it_does() {
             let opens = failed && (opened_at.is_some() || in_a_row == config.failures);
             let closes = opened_at.is_some() && !opens && probes[&generation].1 == config.probes;
             assert_eq!(change.map(|c| format!("{c:?}")), opens.then(|| "Opened".to_owned()).or(closes.then(|| "Closed".to_owned())));
+            if opens || closes {
+                *seen.entry(opens).or_default() += 1;
+            }
             if opens {
                 opened_at = Some(now);
             } else if closes {
@@ -260,6 +264,7 @@ fn at_random_the_circuit_does_what_a_slow_model_of_it_does() {
             }
         }
     }
+    assert!(seen[&true] > 100 && seen[&false] > 100, "opened and closed: {seen:?}");
 }
 
 #[test]
