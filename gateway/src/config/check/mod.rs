@@ -1,0 +1,171 @@
+//! What the file means: every name looked up, every value held against what makes sense, every path resolved.
+//!
+//! A check that fails reports and goes on with something harmless; the result counts only if nothing was reported.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use fengda_plugins::api::Registry;
+use serde_yaml::Value;
+
+use super::{
+    Config,
+    diagnostic::Report,
+    path::Path,
+    raw::{self, Raw},
+    types::{Limits, Store},
+};
+
+mod routes;
+mod tenants;
+mod upstreams;
+
+const MIB: usize = 1 << 20;
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// Checks what was read.
+pub(super) fn check(raw: Raw, hash: String, registry: &Registry, report: &mut Report) -> Config {
+    addresses(raw.listen, raw.admin, report);
+    let base = report.source.file.parent().unwrap_or(FilePath::new("")).to_owned();
+    let data = resolve(&base, &raw.data);
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = raw.threads.unwrap_or_else(cores);
+    within(report, "threads", threads, 1..=512, "1 to 512");
+    limits(&raw.limits, report);
+    within(report, "shutdown.grace", raw.shutdown.grace, Duration::ZERO..=HOUR, "0s to 1h");
+    within(report, "turn.deadline", raw.turn.deadline, 10 * MILLISECOND..=10 * MINUTE, "10ms to 10m");
+
+    plugins(&raw.plugins, registry, &Path::parse("plugins"), report);
+    let upstreams = upstreams::check(raw.upstreams.unwrap_or_else(raw::default_upstreams), report);
+    let context = tenants::Context { base: &base, data: &data, registry, loopback: raw.listen.ip().is_loopback() };
+    let tenants = tenants::check(&raw.tenants, &context, report);
+    let routes = routes::check(
+        raw.routes.unwrap_or_else(raw::default_routes),
+        &routes::Known { registry, upstreams: &upstreams, defaults: &raw.plugins, tenants: &tenants, raw_tenants: &raw.tenants },
+        report,
+    );
+    Config {
+        listen: raw.listen,
+        admin: raw.admin,
+        data,
+        threads,
+        limits: raw.limits,
+        shutdown_grace: raw.shutdown.grace,
+        turn_deadline: raw.turn.deadline,
+        store: store(&raw.store, report),
+        upstreams,
+        routes,
+        tenants,
+        log: raw.log,
+        hash,
+        source: Arc::clone(&report.source),
+    }
+}
+
+/// Port 0 is any free port, so two of them never clash.
+fn addresses(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {
+    let everywhere = listen.ip().is_unspecified() || admin.ip().is_unspecified();
+    if listen.port() != 0 && listen.port() == admin.port() && (everywhere || listen.ip() == admin.ip()) {
+        report.add(
+            &Path::parse("admin"),
+            format!("`admin` ({admin}) takes the port of `listen` ({listen})"),
+            "give it a port of its own: clients must not reach metrics and reload".to_owned(),
+        );
+    }
+}
+
+fn limits(limits: &Limits, report: &mut Report) {
+    within(report, "limits.body", limits.body, 1024..=64 * MIB, "1KiB to 64MiB");
+    within(report, "limits.headers", limits.headers, 1..=256, "1 to 256");
+    within(report, "limits.header_field", limits.header_field, 64..=MIB, "64B to 1MiB");
+    within(report, "limits.keepalive", limits.keepalive, SECOND..=HOUR, "1s to 1h");
+    within(report, "limits.read_timeout", limits.read_timeout, 100 * MILLISECOND..=10 * MINUTE, "100ms to 10m");
+    within(report, "limits.session_queue", limits.session_queue, 0..=1024, "0 to 1024");
+}
+
+fn store(store: &raw::Store, report: &mut Report) -> Store {
+    within(report, "store.cache.size", store.cache.size, 1 << 20..=1 << 40, "1MiB to 1024GiB");
+    within(report, "store.cache.idle", store.cache.idle, SECOND..=30 * DAY, "1s to 30d");
+    within(report, "store.history.turns", store.history.turns, 1..=1000, "1 to 1000");
+    within(report, "store.history.keep", store.history.keep, SECOND..=3650 * DAY, "1s to 3650d");
+    Store {
+        durability: store.embedded.durability,
+        cache_size: store.cache.size,
+        cache_idle: store.cache.idle,
+        history_turns: store.history.turns,
+        history_keep: store.history.keep,
+    }
+}
+
+/// The names of plugins under `path`, and that each has a mapping.
+fn plugins(plugins: &BTreeMap<String, Value>, registry: &Registry, path: &Path, report: &mut Report) {
+    for (name, config) in plugins {
+        let path = path.at(name.as_str());
+        if registry.get(name).is_none() {
+            report.unknown(&path, "plugin", name, &registry.names().collect::<Vec<_>>());
+        } else {
+            mapping(config, &path, report);
+        }
+    }
+}
+
+fn mapping(config: &Value, path: &Path, report: &mut Report) {
+    if !config.is_mapping() && !config.is_null() {
+        report.add(path, "a plugin's configuration is a mapping (`key: value`)", None);
+    }
+}
+
+/// Reports a value outside of its range.
+fn within<T: PartialOrd>(report: &mut Report, path: impl IntoPath, value: T, range: RangeInclusive<T>, said: &str) {
+    if !range.contains(&value) {
+        report.add(&path.into_path(), format!("must be {said}"), None);
+    }
+}
+
+/// A path, or its text where it is fixed.
+trait IntoPath {
+    fn into_path(self) -> Path;
+}
+
+impl IntoPath for &str {
+    fn into_path(self) -> Path {
+        Path::parse(self)
+    }
+}
+
+impl IntoPath for Path {
+    fn into_path(self) -> Path {
+        self
+    }
+}
+
+/// A path of the file, seen from where the process runs.
+fn resolve(base: &FilePath, path: &FilePath) -> PathBuf {
+    base.join(path.strip_prefix(".").unwrap_or(path))
+}
+
+/// Whether a name is fit for metric labels and messages: 1 to 63 of `a-z A-Z 0-9 - _ .`.
+fn plain_name(name: &str) -> bool {
+    (1..=63).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// `` `a`, `b` or `c` ``.
+fn alternatives<T: fmt::Display>(names: impl IntoIterator<Item = T>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    match names.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        None => "none".to_owned(),
+    }
+}

@@ -1,0 +1,180 @@
+//! Routes: what each answers, and that its chain has what the answer needs, in an order that works.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use fengda_plugins::api::{Registry, TenantBuild};
+use http::uri::PathAndQuery;
+use serde_yaml::{Mapping, Value};
+
+use super::{alternatives, mapping};
+use crate::config::{ChainEntry, Route, Target, TenantConfig, Upstream, diagnostic::Report, path::Path, raw};
+
+/// The plugin that keeps conversations.
+const CONTEXT: &str = "context";
+
+/// What routes may name.
+pub(super) struct Known<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) upstreams: &'a BTreeMap<Arc<str>, Upstream>,
+    /// `plugins:`.
+    pub(super) defaults: &'a BTreeMap<String, Value>,
+    pub(super) tenants: &'a [TenantConfig],
+    pub(super) raw_tenants: &'a BTreeMap<String, Option<raw::Tenant>>,
+}
+
+pub(super) fn check(raw: Vec<Option<raw::Route>>, known: &Known<'_>, report: &mut Report) -> Vec<Route> {
+    let root = Path::parse("routes");
+    if raw.is_empty() {
+        report.add(&root, "there is no route", "remove `routes` to get `/v1/chat` and `/v1/history`".to_owned());
+    }
+    let mut checked: Vec<Route> = Vec::with_capacity(raw.len());
+    for (i, route) in raw.into_iter().enumerate() {
+        let path = root.at(i);
+        let Some(raw) = route else {
+            report.add(&path, "an empty route", "remove it".to_owned());
+            continue;
+        };
+        let target = target(&raw, &path, known, report);
+        chain(&raw, &path, known.registry, report);
+        let Some(at) = route_path(&raw, &path, report) else { continue };
+        reachable(&at, &checked, &path.at("path"), report);
+        let entries = raw.chain.iter().flatten().map(|entry| build(entry, known)).collect();
+        if let Some(target) = target {
+            checked.push(Route { path: at, chain: entries, target });
+        }
+    }
+    checked
+}
+
+fn route_path(raw: &raw::Route, path: &Path, report: &mut Report) -> Option<Arc<str>> {
+    let Some(text) = &raw.path else {
+        report.add(path, "a route needs a `path`", "such as `/v1/chat`; `/app/` takes everything below it".to_owned());
+        return None;
+    };
+    let parsed = text.parse::<PathAndQuery>();
+    if !text.starts_with('/') || text.contains('#') || parsed.is_err() || parsed.is_ok_and(|p| p.query().is_some()) {
+        let at = path.at("path");
+        report.add(&at, format!("{} is no path of a URL", report.shown(&at, text)), "such as `/v1/chat`; no query, no spaces".to_owned());
+        return None;
+    }
+    Some(text.as_str().into())
+}
+
+fn reachable(text: &str, earlier: &[Route], path: &Path, report: &mut Report) {
+    match earlier.iter().find(|route| route.matches(text)) {
+        Some(same) if &*same.path == text => report.add(path, format!("a second route for `{text}`"), "remove one of them".to_owned()),
+        Some(wider) => {
+            let message = format!("no request gets here: `{}` before it takes everything that `{text}` would", wider.path);
+            report.add(path, message, "put this route first".to_owned());
+        }
+        None => {}
+    }
+}
+
+fn target(raw: &raw::Route, path: &Path, known: &Known<'_>, report: &mut Report) -> Option<Target> {
+    if raw.upstream.is_some() {
+        let hint = "a route's target is `flow: <upstream>` or `history: true`";
+        report.add(&path.at("upstream"), "`upstream` as a route's target is not available yet", hint.to_owned());
+        return None;
+    }
+    match (&raw.flow, raw.history) {
+        (Some(_), true) => {
+            report.add(path, "a route has one target, this one has `flow` and `history`", "make two routes of it".to_owned());
+            None
+        }
+        (None, false) => {
+            report.add(path, "a route needs a target", "`flow: <upstream>` or `history: true`".to_owned());
+            None
+        }
+        (None, true) => Some(Target::History),
+        (Some(name), false) => match known.upstreams.get_key_value(name.as_str()) {
+            Some((upstream, _)) => Some(Target::Flow { upstream: Arc::clone(upstream) }),
+            None => {
+                // An upstream that is there but could not be read has been reported at its own place.
+                if !report.source.marks.has(&Path::parse("upstreams").at(name.as_str())) {
+                    report.unknown(&path.at("flow"), "upstream", name, &known.upstreams.keys().map(|k| &**k).collect::<Vec<_>>());
+                }
+                None
+            }
+        },
+    }
+}
+
+fn chain(raw: &raw::Route, path: &Path, registry: &Registry, report: &mut Report) {
+    let at = path.at("chain");
+    let mut before: Vec<&str> = Vec::new();
+    for (i, entry) in raw.chain.iter().enumerate() {
+        let at = at.at(i);
+        let Some(raw::Entry { plugin, config }) = entry else {
+            report.add(&at, "an empty item", "remove it".to_owned());
+            continue;
+        };
+        match registry.get(plugin) {
+            None => report.unknown(&at, "plugin", plugin, &registry.names().collect::<Vec<_>>()),
+            Some(_) if before.contains(&plugin.as_str()) => {
+                report.add(&at, format!("`{plugin}` is twice in this chain"), "remove one of them".to_owned());
+            }
+            Some(spec) => {
+                mapping(config, &at.at(plugin.as_str()), report);
+                for needed in spec.after.iter().filter(|needed| !before.contains(needed)) {
+                    let later = raw.chain.iter().flatten().any(|e| e.plugin == *needed);
+                    let hint = if later { format!("move `{needed}` up") } else { format!("add `{needed}` before it") };
+                    readable(raw, &at, format!("`{plugin}` needs `{needed}` before it in the chain"), hint, report);
+                }
+            }
+        }
+        before.push(plugin);
+    }
+    needs(raw, path, registry, report);
+}
+
+/// What the target needs of the chain.
+fn needs(raw: &raw::Route, path: &Path, registry: &Registry, report: &mut Report) {
+    let at = path.at("chain");
+    let has = |name: &str| raw.chain.iter().flatten().any(|entry| entry.plugin == name);
+    let conversation = raw.flow.is_some() || raw.history;
+    if raw.public && conversation {
+        let hint = "remove `public`: conversations belong to somebody, so the chain has to authenticate".to_owned();
+        report.add(&path.at("public"), "a route with a flow or history cannot be public", hint);
+    }
+    let authenticating: Vec<&str> = registry.names().filter(|name| registry.get(name).is_some_and(|spec| spec.authenticates)).collect();
+    if !raw.public && !authenticating.iter().any(|name| has(name)) {
+        let way_out = if conversation { "" } else { ", or say `public: true`" };
+        let hint = format!("begin it with {}{way_out}", alternatives(&authenticating));
+        readable(raw, &at, "nothing in this chain authenticates the client".to_owned(), hint, report);
+    }
+    if conversation && !has(CONTEXT) {
+        let message = format!("a route with a flow or history needs `{CONTEXT}` in its chain, which keeps the conversations");
+        readable(raw, &at, message, format!("add `{CONTEXT}`"), report);
+    }
+}
+
+/// Reports what is missing from a chain, unless it may be in the part that could not be read.
+fn readable(raw: &raw::Route, at: &Path, message: String, hint: String, report: &mut Report) {
+    if raw.chain.iter().all(Option::is_some) {
+        report.add(at, message, hint);
+    }
+}
+
+/// Lays defaults, the route's and each tenant's overrides over each other.
+fn build(entry: &raw::Entry, known: &Known<'_>) -> ChainEntry {
+    let none = Value::Null;
+    let config = overlay(known.defaults.get(&entry.plugin).unwrap_or(&none), &entry.config);
+    let tenants = known.tenants.iter().map(|one| {
+        let raw = known.raw_tenants.get(one.tenant.name()).and_then(Option::as_ref);
+        TenantBuild {
+            tenant: one.tenant.clone(),
+            config: overlay(&config, raw.and_then(|raw| raw.plugins.get(&entry.plugin)).unwrap_or(&none)),
+            keys: raw.map_or(Value::Null, |raw| raw.keys.clone()),
+        }
+    });
+    ChainEntry { plugin: entry.plugin.clone(), tenants: tenants.collect(), config }
+}
+
+/// One mapping with another's keys laid over it: a key that is overridden is replaced whole.
+fn overlay(base: &Value, over: &Value) -> Value {
+    let keys = |value: &Value| value.as_mapping().cloned().unwrap_or_default();
+    let mut all: Mapping = keys(base);
+    all.extend(keys(over));
+    Value::Mapping(all)
+}

@@ -1,0 +1,115 @@
+//! Tenants: each with a flow, keys and a log that are its own.
+
+use std::{collections::BTreeMap, path::Path as FilePath, sync::Arc};
+
+use fengda_plugins::api::{Registry, Tenant, Text};
+use serde_yaml::Value;
+
+use super::{MIB, MILLISECOND, SECOND, plugins, resolve, within};
+use crate::config::{TenantConfig, diagnostic::Report, path::Path, raw};
+
+/// What a tenant says while its model cannot answer, unless it has words of its own.
+const BUSY: &str = "系统繁忙，请稍后再试";
+/// Keys that the shipped file shows to everybody.
+const DEMO: &str = "demo-";
+
+/// What tenants are checked against.
+pub(super) struct Context<'a> {
+    pub(super) base: &'a FilePath,
+    pub(super) data: &'a FilePath,
+    pub(super) registry: &'a Registry,
+    /// Whether clients can only come from this machine.
+    pub(super) loopback: bool,
+}
+
+/// What no two tenants may share: by what it is, whose it is.
+type Owners<T> = BTreeMap<T, Tenant>;
+
+pub(super) fn check(raw: &BTreeMap<String, Option<raw::Tenant>>, context: &Context<'_>, report: &mut Report) -> Vec<TenantConfig> {
+    let root = Path::parse("tenants");
+    if raw.is_empty() {
+        let hint = "`acme-shop: { flow: tenant-flows/acme-shop/main.lua, keys: [{ alg: HS256, secret: \"${ACME_KEY}\" }] }`";
+        report.add(&root, "at least one tenant is needed under `tenants`", hint.to_owned());
+    }
+    let (mut secrets, mut logs) = (Owners::default(), Owners::default());
+    let left_empty = raw::Tenant::default();
+    let mut checked = Vec::with_capacity(raw.len());
+    for (name, tenant) in raw {
+        let (path, tenant) = (root.at(name.as_str()), tenant.as_ref().unwrap_or(&left_empty));
+        match Tenant::from_config(name) {
+            Err(e) => report.add(&path, format!("the name of a tenant {e}"), "such as `acme-shop`".to_owned()),
+            Ok(id) => {
+                keys(&id, &tenant.keys, &path.at("keys"), context, &mut secrets, report);
+                plugins(&tenant.plugins, context.registry, &path.at("plugins"), report);
+                let one = one(id, tenant, &path, context, report);
+                own(&mut logs, one.log.clone(), &one.tenant, "log", &path.at("log"), report);
+                checked.push(one);
+            }
+        }
+    }
+    checked
+}
+
+fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, report: &mut Report) -> TenantConfig {
+    let name = tenant.name();
+    let limits = path.at("flow_limits");
+    within(report, limits.at("cpu"), raw.flow_limits.cpu, MILLISECOND..=10 * SECOND, "1ms to 10s");
+    within(report, limits.at("memory"), raw.flow_limits.memory, MIB..=1024 * MIB, "1MiB to 1GiB");
+    within(report, limits.at("output"), raw.flow_limits.output, 64..=4 * MIB, "64B to 4MiB");
+    let flow = raw.flow.as_ref().map(|flow| resolve(context.base, flow));
+    match &flow {
+        None => report.add(path, format!("tenant `{name}` has no `flow`"), format!("flow: tenant-flows/{name}/main.lua")),
+        Some(flow) if !flow.is_file() => {
+            let at = path.at("flow");
+            let message = format!("there is no file {}", report.shown(&at, flow.display()));
+            report.add(&at, message, "paths are relative to this file".to_owned());
+        }
+        Some(_) => {}
+    }
+    let mut canned = raw.canned.clone();
+    canned.entry("busy".to_owned()).or_insert_with(|| Text::from(BUSY));
+    TenantConfig {
+        flow: flow.unwrap_or_default(),
+        flow_limits: raw.flow_limits.clone(),
+        canned: Arc::new(canned),
+        log: raw.log.as_ref().map_or_else(|| context.data.join(format!("logs/{name}.log")), |log| resolve(context.base, log)),
+        tenant,
+    }
+}
+
+/// What can be said of keys without knowing what they are for; the rest is said by the plugin that reads them.
+fn keys<'a>(tenant: &Tenant, keys: &'a Value, path: &Path, context: &Context<'_>, secrets: &mut Owners<&'a str>, report: &mut Report) {
+    let name = tenant.name();
+    let listed = match keys {
+        Value::Sequence(listed) if !listed.is_empty() => listed,
+        Value::Null | Value::Sequence(_) => {
+            let hint = "`keys: [{ alg: HS256, secret: \"${…}\" }]`, or a `public_key` of RS256, ES256 or EdDSA";
+            return report.add(path, format!("tenant `{name}` has no `keys`"), hint.to_owned());
+        }
+        _ => return report.add(path, "`keys` is a list", "`keys: [{ alg: HS256, secret: \"${…}\" }]`".to_owned()),
+    };
+    for (i, key) in listed.iter().enumerate() {
+        let Some(secret) = key.get("secret").and_then(Value::as_str) else { continue };
+        let at = path.at(i).at("secret");
+        if secret.starts_with(DEMO) && !context.loopback {
+            let hint = "everybody knows the demo keys: set a key of your own, or let `listen` be 127.0.0.1";
+            report.add(&at, format!("tenant `{name}` has a demo key, and `listen` is open to other machines"), hint.to_owned());
+        }
+        own(secrets, secret, tenant, "secret", &at, report);
+    }
+}
+
+fn own<T: Ord>(owners: &mut Owners<T>, thing: T, tenant: &Tenant, what: &str, path: &Path, report: &mut Report) {
+    match owners.get(&thing) {
+        Some(owner) if owner != tenant => {
+            report.add(
+                path,
+                format!("tenants `{}` and `{}` have the same {what}", owner.name(), tenant.name()),
+                "each tenant has its own".to_owned(),
+            );
+        }
+        _ => {
+            owners.insert(thing, tenant.clone());
+        }
+    }
+}

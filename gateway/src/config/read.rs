@@ -1,0 +1,95 @@
+//! From bytes to the typed [`Raw`]: goes on after each thing that does not fit, by cutting it out, so that all of them are found.
+
+use std::path::Path as FilePath;
+
+use serde_yaml::Value;
+
+use super::{
+    Diagnostic, Diagnostics,
+    diagnostic::Report,
+    env::key_text,
+    marks::{Flaw, MAX_BYTES, Mark, Marks},
+    path::{Path, Step},
+    raw::Raw,
+    wording::reword,
+};
+
+/// Most problems of form that are reported at once.
+const MAX_PROBLEMS: usize = 100;
+
+/// Parses a file, for its places and for its values.
+///
+/// # Errors
+/// It is no plain YAML.
+pub(super) fn tree(bytes: &[u8], file: &FilePath) -> Result<(Marks, Value), Diagnostics> {
+    parse(bytes).map_err(|flaws| {
+        let diagnostic = |flaw: Flaw| Diagnostic {
+            file: file.to_owned(),
+            line: flaw.mark.line,
+            column: flaw.mark.column,
+            message: flaw.message,
+            hint: flaw.hint.map(str::to_owned),
+        };
+        flaws.into_iter().map(diagnostic).collect::<Vec<_>>().into()
+    })
+}
+
+fn parse(bytes: &[u8]) -> Result<(Marks, Value), Vec<Flaw>> {
+    if bytes.len() > MAX_BYTES {
+        return Err(vec![Flaw::new(Mark::START, "the file is longer than 1MiB", None)]);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| {
+        let mark = Mark::of_byte(bytes, e.valid_up_to());
+        vec![Flaw::new(mark, "not UTF-8 from here on", "save the file as UTF-8")]
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let marks = Marks::parse(text)?;
+    let value = serde_yaml::from_str(text).map_err(|e| {
+        let mark = e.location().map_or(Mark::START, |at| Mark { line: at.line(), column: at.column() });
+        vec![Flaw::new(mark, format!("not valid YAML: {e}"), None)]
+    })?;
+    Ok((marks, value))
+}
+
+/// Reads the tree into its type. What does not fit goes into the report and leaves its default, or a hole, behind.
+pub(super) fn typed(mut tree: Value, report: &mut Report) -> Raw {
+    if tree.is_null() {
+        tree = Value::Mapping(serde_yaml::Mapping::new());
+    }
+    for path in report.unread() {
+        cut_out(&mut tree, &path.0);
+    }
+    for _ in 0..MAX_PROBLEMS {
+        let error = match serde_path_to_error::deserialize(&tree) {
+            Ok(raw) => return raw,
+            Err(error) => error,
+        };
+        let path = Path::from(error.path());
+        let hidden = report.source.hides(&path);
+        report.unreadable(path.clone(), reword(&error.into_inner().to_string(), hidden));
+        if !cut_out(&mut tree, &path.0) {
+            return Raw::default();
+        }
+    }
+    report.unreadable(Path::default(), reword("there are more problems; these come first", false));
+    Raw::default()
+}
+
+/// Takes a value out of the tree; in a list it leaves a hole, so that its neighbours keep their places. False if it is not there.
+fn cut_out(tree: &mut Value, path: &[Step]) -> bool {
+    match (tree, path) {
+        (Value::Mapping(map), [Step::Key(_), rest @ ..]) => {
+            let Some(key) = map.keys().find(|key| key_text(key) == path[0]).cloned() else { return false };
+            match (rest, map.get_mut(&key)) {
+                ([], _) | (_, None) => map.remove(&key).is_some(),
+                (rest, Some(below)) => cut_out(below, rest),
+            }
+        }
+        (Value::Sequence(seq), [Step::Index(index), rest @ ..]) => match (rest, seq.get_mut(*index)) {
+            (_, None) => false,
+            ([], Some(below)) => !std::mem::replace(below, Value::Null).is_null(),
+            (rest, Some(below)) => cut_out(below, rest),
+        },
+        _ => false,
+    }
+}

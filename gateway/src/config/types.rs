@@ -1,0 +1,186 @@
+//! What a checked configuration is made of.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use fengda_plugins::api::{Tenant, TenantBuild, Text};
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use super::units;
+
+/// What one connection or request may take.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest request body in bytes.
+    #[serde(deserialize_with = "units::size")]
+    pub body: usize,
+    /// Most header fields.
+    pub headers: usize,
+    /// Longest header field in bytes, name and value together.
+    #[serde(deserialize_with = "units::size")]
+    pub header_field: usize,
+    /// How long an idle connection of a client is kept.
+    #[serde(deserialize_with = "units::duration")]
+    pub keepalive: Duration,
+    /// How long a client may pause while it sends a request.
+    #[serde(deserialize_with = "units::duration")]
+    pub read_timeout: Duration,
+    /// How many messages of one session may wait for their turn.
+    pub session_queue: usize,
+}
+
+/// Where and for how long conversations are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// What a committed turn survives.
+    pub durability: Durability,
+    /// Most bytes of conversations held in memory.
+    pub cache_size: u64,
+    /// How long an unused conversation stays in memory.
+    pub cache_idle: Duration,
+    /// How many turns of a session are kept.
+    pub history_turns: usize,
+    /// How long a session is kept after its last turn.
+    pub history_keep: Duration,
+}
+
+/// What a committed turn survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// The death of the process; the death of the machine costs at most the last second.
+    Os,
+    /// The death of the machine: each commit waits for the disk.
+    Disk,
+}
+
+/// Something that answers calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upstream {
+    /// The built-in model: offline, deterministic.
+    Demo,
+    /// A model behind `POST /v1/answer`.
+    Answer(AnswerUpstream),
+}
+
+/// A model behind `POST /v1/answer`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerUpstream {
+    /// Where it is; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// The path to post to; begins with `/`.
+    pub path: String,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long a streamed answer may take to begin.
+    pub first_token_timeout: Duration,
+    /// How long a streamed answer may pause.
+    pub idle_timeout: Duration,
+    /// How long a streamed answer may take in all.
+    pub total_timeout: Duration,
+    /// Most idle connections kept for each endpoint and thread.
+    pub idle_connections: usize,
+    /// Largest answer in bytes.
+    pub max_answer: usize,
+}
+
+/// A host and port that speaks plain HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// A name or an address; an IPv6 address without its brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// What goes into the `Host` field, as `model.internal:9000`.
+    pub authority: String,
+}
+
+/// A path, the plugins it goes through, and what answers. Its chain proves who a request is from.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Begins with `/`. See [`Route::matches`].
+    pub path: Arc<str>,
+    /// The plugins, in order of execution.
+    pub chain: Vec<ChainEntry>,
+    /// What answers.
+    pub target: Target,
+}
+
+impl Route {
+    /// Whether a request for this path is this route's, if no earlier route took it: the path itself, or anything below it if the
+    /// route's path ends in `/`.
+    pub fn matches(&self, path: &str) -> bool {
+        path == &*self.path || (self.path.ends_with('/') && path.starts_with(&*self.path))
+    }
+}
+
+/// What answers the requests of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The tenant's flow.
+    Flow {
+        /// The upstream that `nlp.answer` asks; a key of [`Config::upstreams`].
+        upstream: Arc<str>,
+    },
+    /// The stored conversation.
+    History,
+}
+
+/// One plugin of a chain, with everything its builder needs. `Debug` shows only its name: the rest may hold secrets.
+#[derive(Clone)]
+pub struct ChainEntry {
+    /// Its name in the registry.
+    pub plugin: String,
+    /// The defaults of `plugins:` with the route's overrides laid over them; a mapping.
+    pub config: Value,
+    /// The same with each tenant's overrides laid over it, sorted by tenant.
+    pub tenants: Vec<TenantBuild>,
+}
+
+impl fmt::Debug for ChainEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.plugin)
+    }
+}
+
+/// One tenant. Its keys are in [`ChainEntry::tenants`].
+#[derive(Debug, Clone)]
+pub struct TenantConfig {
+    /// Who.
+    pub tenant: Tenant,
+    /// Its flow's script; a file that was there when the configuration was read.
+    pub flow: PathBuf,
+    /// What one turn of its flow may use.
+    pub flow_limits: FlowLimits,
+    /// Ready-made answers by name; `busy` is always there.
+    pub canned: Arc<BTreeMap<String, Text>>,
+    /// Where its flow's log lines go; no other tenant's.
+    pub log: PathBuf,
+}
+
+/// What one turn of a flow may use.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowLimits {
+    /// Time on the processor.
+    #[serde(deserialize_with = "units::duration")]
+    pub cpu: Duration,
+    /// Growth of memory in bytes.
+    #[serde(deserialize_with = "units::size")]
+    pub memory: usize,
+    /// Length of the answer in bytes.
+    #[serde(deserialize_with = "units::size")]
+    pub output: usize,
+}
+
+/// The gateway's own log.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// The least severe level that is written.
+    #[serde(deserialize_with = "units::level")]
+    pub level: log::LevelFilter,
+    /// Whether each request gets a line.
+    pub access: bool,
+}
