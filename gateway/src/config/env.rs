@@ -2,11 +2,7 @@
 
 use serde_yaml::Value;
 
-use super::{
-    Env,
-    marks::Marks,
-    path::{Path, Step},
-};
+use super::{Env, marks::Marks, path::Path};
 
 /// What the environment had to do with a file.
 #[derive(Default)]
@@ -48,7 +44,7 @@ fn walk(value: &mut Value, path: &Path, marks: &Marks, env: Env<'_>, done: &mut 
     match value {
         Value::Mapping(map) => {
             for (key, below) in map.iter_mut() {
-                walk(below, &path.at(key_text(key)), marks, env, done);
+                walk(below, &path.at(key.as_str().unwrap_or_default()), marks, env, done);
             }
         }
         Value::Sequence(seq) => {
@@ -66,14 +62,6 @@ fn walk(value: &mut Value, path: &Path, marks: &Marks, env: Env<'_>, done: &mut 
         },
         _ => {}
     }
-}
-
-/// The text of a key, as the marks have it for keys that are text.
-pub(super) fn key_text(key: &Value) -> Step {
-    Step::Key(match key {
-        Value::String(text) => text.clone(),
-        other => serde_yaml::to_string(other).unwrap_or_default().trim_end().to_owned(),
-    })
 }
 
 /// The number or truth value that unquoted text stands for.

@@ -2,12 +2,11 @@
 
 use std::path::Path as FilePath;
 
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 
 use super::{
     Diagnostic, Diagnostics,
     diagnostic::Report,
-    env::key_text,
     marks::{Flaw, MAX_BYTES, Mark, Marks},
     path::{Path, Step},
     raw::Raw,
@@ -28,7 +27,7 @@ pub(super) fn tree(bytes: &[u8], file: &FilePath) -> Result<(Marks, Value), Diag
             line: flaw.mark.line,
             column: flaw.mark.column,
             message: flaw.message,
-            hint: flaw.hint.map(str::to_owned),
+            hint: flaw.hint,
         };
         flaws.into_iter().map(diagnostic).collect::<Vec<_>>().into()
     })
@@ -48,13 +47,28 @@ fn parse(bytes: &[u8]) -> Result<(Marks, Value), Vec<Flaw>> {
         let mark = e.location().map_or(Mark::START, |at| Mark { line: at.line(), column: at.column() });
         vec![Flaw::new(mark, format!("not valid YAML: {e}"), None)]
     })?;
-    Ok((marks, value))
+    Ok((marks, text_keys(value)))
+}
+
+/// Keys are names: `1` and `true` are taken as the text that they are.
+fn text_keys(value: Value) -> Value {
+    let text = |key: Value| match key {
+        Value::Number(n) => Value::String(n.to_string()),
+        Value::Bool(b) => Value::String(b.to_string()),
+        Value::Null => Value::String("null".to_owned()),
+        other => other,
+    };
+    match value {
+        Value::Mapping(map) => Value::Mapping(map.into_iter().map(|(key, below)| (text(key), text_keys(below))).collect()),
+        Value::Sequence(seq) => Value::Sequence(seq.into_iter().map(text_keys).collect()),
+        other => other,
+    }
 }
 
 /// Reads the tree into its type. What does not fit goes into the report and leaves its default, or a hole, behind.
 pub(super) fn typed(mut tree: Value, report: &mut Report) -> Raw {
     if tree.is_null() {
-        tree = Value::Mapping(serde_yaml::Mapping::new());
+        tree = Value::Mapping(Mapping::new());
     }
     for path in report.unread() {
         cut_out(&mut tree, &path.0);
@@ -71,25 +85,19 @@ pub(super) fn typed(mut tree: Value, report: &mut Report) -> Raw {
             return Raw::default();
         }
     }
-    report.unreadable(Path::default(), reword("there are more problems; these come first", false));
+    report.unreadable(Path::default(), reword("more than 100 problems of form; here are the first", false));
     Raw::default()
 }
 
 /// Takes a value out of the tree; in a list it leaves a hole, so that its neighbours keep their places. False if it is not there.
 fn cut_out(tree: &mut Value, path: &[Step]) -> bool {
     match (tree, path) {
-        (Value::Mapping(map), [Step::Key(_), rest @ ..]) => {
-            let Some(key) = map.keys().find(|key| key_text(key) == path[0]).cloned() else { return false };
-            match (rest, map.get_mut(&key)) {
-                ([], _) | (_, None) => map.remove(&key).is_some(),
-                (rest, Some(below)) => cut_out(below, rest),
-            }
+        (Value::Mapping(map), [Step::Key(key)]) => map.remove(key.as_str()).is_some(),
+        (Value::Mapping(map), [Step::Key(key), rest @ ..]) => map.get_mut(key.as_str()).is_some_and(|below| cut_out(below, rest)),
+        (Value::Sequence(seq), [Step::Index(index)]) => {
+            seq.get_mut(*index).is_some_and(|hole| !std::mem::replace(hole, Value::Null).is_null())
         }
-        (Value::Sequence(seq), [Step::Index(index), rest @ ..]) => match (rest, seq.get_mut(*index)) {
-            (_, None) => false,
-            ([], Some(below)) => !std::mem::replace(below, Value::Null).is_null(),
-            (rest, Some(below)) => cut_out(below, rest),
-        },
+        (Value::Sequence(seq), [Step::Index(index), rest @ ..]) => seq.get_mut(*index).is_some_and(|below| cut_out(below, rest)),
         _ => false,
     }
 }

@@ -1,15 +1,14 @@
 //! The reading as an operator meets it: text in, a [`Config`] or exact messages out.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
 };
 
-use fengda_plugins::api::{Plugin, PluginSpec, Problem, Registry, Scope};
+use fengda_plugins::api::{BuildCtx, Plugin, PluginSpec, Problem, Registry, Scope};
 use serde_yaml::Value;
 
 use super::*;
@@ -26,7 +25,7 @@ fn registry() -> Registry {
     let mut registry = Registry::default();
     let specs: [(&str, &[&str]); 4] = [("auth", &[]), ("rate_limit", &[]), ("context", &["auth"]), ("circuit_breaker", &[])];
     for (name, after) in specs {
-        let build = Box::new(|_: &_| Ok(Arc::new(Nothing) as Arc<dyn Plugin>));
+        let build = Box::new(|_: &BuildCtx<'_>| Ok(Arc::new(Nothing) as Arc<dyn Plugin>));
         registry.register(PluginSpec { name, after, authenticates: name == "auth", build }).unwrap();
     }
     registry
@@ -83,49 +82,291 @@ fn expect(text: &str, expected: &[&str]) {
 }
 
 #[test]
-fn probe() {
-    for text in [
+fn what_is_mistyped_is_named_with_what_was_meant() {
+    expect(
         "lisen: 127.0.0.1:1\n",
-        "limits: {boddy: 1MiB, headers: many, body: 3}\nthreads: x\n",
-        "store: {embedded: {durability: ram}}\n",
-        "store: {embedded: {durability: {a: 1}}}\n",
-        "limits: 3\n",
-        "limits:\nshutdown:\nstore: {cache: }\n",
-        "routes: []\n",
-        "routes: [{}]\n",
-        "routes:\n  - path: /v1/chat\n    chain: [rate_limt, context, auth, auth, {rate_limit: 3}, {auth: {}, context: {}}, 5, {}]\n    flow: modl\n",
-        "routes:\n  - path: /v1/chat\n    chain: [rate_limt, context, auth, auth, {rate_limit: 3}]\n    flow: modl\n",
-        "routes:\n  - {path: /v1/, chain: [auth, context], flow: model}\n  - {path: /v1/chat, chain: [auth, context], flow: model}\n  - {path: /v1/, chain: [auth, context], history: true}\n",
-        "routes:\n  - {path: v1, chain: [], public: true, flow: model}\n  - {path: /a, chain: [rate_limit], history: true}\n  - {path: /b, upstream: shop}\n  - {path: /c, chain: [auth, context], flow: model, history: true}\n  - {path: '/d?x', chain: [auth, context], history: true}\n",
-        "upstreams: {model: {protocol: openai}, b: {protocol: anser}, c: , d: {protocol: answer}, e: {protocol: answer, endpoints: ['https://a', 'ftp://x', 'nonsense', 'http://u:p@h', 'http://h/base', 'http://h:0', 3]}, f: {protocol: demo, endpoints: ['http://h']}, 'bad name': {protocol: demo}}\n",
-        "admin: 127.0.0.1:8080\n",
-        "listen: localhost:80\nlimits: {body: 0B, headers: 1000, keepalive: 0s}\nthreads: 0\nturn: {deadline: 0s}\n",
-        "plugins: {ratelimit: {}, auth: 3}\n",
-        "log: {level: loud, access: ja}\n",
-        "threads: ${N}\n",
-        "data: ${\n",
-        "- a\n",
-        "'a\n",
-        "a: [1\n",
-    ] {
-        println!("-- {text}");
-        for p in problems(text) {
-            println!("   {p}");
-        }
-    }
-    println!("{:#?}", problems_with("", &[]));
-    println!("{:#?}", problems_with("- a", &[]));
-    println!(
-        "{:#?}",
-        problems_with(
-            "tenants: {Acme: {}, bank: , c: {flow: x.lua, keys: {}, plugins: {contxt: {}, auth: {a: 1}}}, d: {flow: ../etc, keys: [{secret: demo-1}]}, e: {keys: [{secret: demo-1}], log: l, flow_limits: {cpu: 1h}}, f: {keys: [{secret: ${X}}], log: ./l, canned: {busy: [1]}}}\nlisten: 0.0.0.0:80",
-            &[]
-        )
+        &["2:1: unknown key `lisen`; did you mean `listen`? | known here: `admin`, `data`, `limits`, `listen`, `log`, `plugins`, "],
     );
+    expect("store: {embedded: {durability: ram}}\n", &["2:32: unknown value `ram` | known here: `disk`, `os`"]);
+    expect("store: {embedded: {durability: {a: 1}}}\n", &["2:20: expected a word, found a mapping"]);
+    expect("limits: 3\n", &["2:9: expected a mapping (`key: value`), found `3`"]);
+    expect("log: {level: loud, access: ja}\n", &["2:14: expected one of `off`, `error`", "2:28: expected `true` or `false`, found \"ja\""]);
+    expect("listen: localhost:80\n", &["2:9: expected an address and port such as `127.0.0.1:8080`, found \"localhost:80\""]);
+    expect("1: a\ntrue: b\n", &["2:1: unknown key `1`", "3:1: unknown key `true`"]);
+    expect(
+        "plugins: {ratelimit: {}, auth: 3}\n",
+        &["2:11: unknown plugin `ratelimit`; did you mean `rate_limit`?", "2:32: a plugin's configuration is"],
+    );
+}
+
+#[test]
+fn problems_of_form_and_of_meaning_come_together() {
+    let text = "limits: {boddy: 1MiB, headers: many, body: 3, keepalive: 0s}\nthreads: x\nroutes:\n  - {path: /v1/chat, chain: [auth, 5, context], flow: modl}\n";
+    let expected = [
+        "2:10: unknown key `boddy`; did you mean `body`?",
+        "2:32: expected a whole number from 0, found \"many\"",
+        "2:44: expected a size such as `64KiB` or `1MiB`, found `3`",
+        "2:58: `limits.keepalive` must be 1s to 1h",
+        "3:10: expected a whole number from 0, found \"x\"",
+        "5:36: expected the name of a plugin, or one name with its overrides",
+        "5:55: unknown upstream `modl`; did you mean `model`? | known here: `model`",
+    ];
+    expect(text, &expected);
+    let many: String = (0..5_000).map(|i| format!("key{i}: 1\n")).collect();
+    let found = problems(&many);
+    assert_eq!(found.len(), 101);
+    assert_eq!(found[0], "1:1: more than 100 problems of form; here are the first");
+}
+
+#[test]
+fn a_problem_that_follows_from_another_is_not_reported() {
+    expect("upstreams: {model: 5}\n", &["2:20: expected a mapping"]);
+    expect("upstreams: {model: {protocol: [x]}}\n", &["2:21: expected text, found a list"]);
+    expect("routes: [{path: /a, chain: [auht, context], history: true}]\n", &["2:29: unknown plugin `auht`; did you mean `auth`?"]);
+    expect("routes: [{path: /a, chain: [auth, context], histry: true}]\n", &["2:45: unknown key `histry`; did you mean `history`?"]);
+    assert_eq!(problems_with("tenants: {acme-shop: {flow: [], keys: 1, x: 1}}\n", &[]).len(), 3);
+}
+
+#[test]
+fn routes_must_work() {
+    let text = "routes:
+  - path: /v1/chat
+    chain: [rate_limit, context, auth, auth, {rate_limit: 3}]
+    flow: model
+  - {path: v1, chain: [], public: true, flow: model}
+  - {path: /a, chain: [rate_limit], history: true}
+  - {path: /b, chain: [auth], upstream: shop}
+  - {path: /c, chain: [auth, context], flow: model, history: true}
+  - {path: '/d?x', chain: [auth, context], history: true}
+  - {path: /e/, chain: [auth, context], history: true}
+  - {path: /e/f, chain: [auth, context], history: true}
+  - {path: /e/, chain: [auth, context], history: true}
+  - {chain: [auth, context]}
+  -
+";
+    let expected = [
+        "4:25: `context` needs `auth` before it in the chain | move `auth` up",
+        "4:40: `auth` is twice in this chain | remove one of them",
+        "4:46: `rate_limit` is twice in this chain",
+        "6:12: `v1` is no path of a URL",
+        "6:16: a route with a flow or history needs `context` in its chain, which keeps the conversations | add `context`",
+        "6:35: a route with a flow or history cannot be public | remove `public`",
+        "7:16: a route with a flow or history needs `context`",
+        "7:16: nothing in this chain authenticates the client | begin it with `auth`",
+        "8:41: `upstream` as a route's target is not available yet | a route's target is",
+        "9:5: a route has one target, this one has `flow` and `history`",
+        "10:12: `/d?x` is no path of a URL",
+        "12:12: no request gets here: `/e/` before it takes everything that `/e/f` would | put this route first",
+        "13:12: a second route for `/e/` | remove one of them",
+        "14:5: a route needs a `path`",
+        "14:5: a route needs a target",
+        "15:4: an empty route | remove it",
+    ];
+    expect(text, &expected);
+    expect("routes: []\n", &["2:1: there is no route"]);
+    expect("upstreams: {other: {protocol: demo}}\n", &["1:1: unknown upstream `model` | known here: `other`"]);
+}
+
+#[test]
+fn upstreams_must_be_reachable_in_principle() {
+    let text = "upstreams:
+  model: {protocol: openai}
+  b: {protocol: anser}
+  c:
+  d: {protocol: answer, path: x}
+  e: {protocol: answer, endpoints: ['https://a', 'ftp://x', nonsense, 'http://u:p@h', 'http://h/base', 'http://h:0', 'http://h']}
+  f: {protocol: demo, endpoints: ['http://h'], max_answer: 1B}
+  'bad name': {protocol: demo}
+";
+    let expected = [
+        "3:21: protocol `openai` is not available yet | use `answer`",
+        "4:17: unknown protocol `anser`; did you mean `answer`? | known here: `answer`, `demo`",
+        "5:3: an upstream needs a `protocol`",
+        "6:3: an `answer` upstream needs at least one endpoint",
+        "6:31: `x` is no path of a URL",
+        "7:37: https to an upstream is not available yet",
+        "7:50: an endpoint begins with `http://`",
+        "7:61: `nonsense` is no URL",
+        "7:71: an endpoint holds no user and password",
+        "7:87: an endpoint is a scheme, host and port; the path goes into `path`",
+        "7:104: an endpoint's port is 1 to 65535",
+        "8:23: a `demo` upstream is built in and has no endpoints",
+        "9:3: the name of an upstream is 1 to 63",
+    ];
+    expect(text, &expected);
+}
+
+#[test]
+fn tenants_share_nothing_and_lack_nothing() {
+    let text = "listen: 0.0.0.0:80
+tenants:
+  Acme: {}
+  bank:
+  c: {flow: x.lua, keys: {}, plugins: {contxt: {}, auth: 1}}
+  d: {flow: tenant-flows, keys: [{secret: demo-1}], flow_limits: {cpu: 1h}}
+  e: {flow: tenant-flows/acme-shop/main.lua, keys: [{secret: demo-1}], log: l}
+  f: {flow: tenant-flows/acme-shop/main.lua, keys: [{secret: x}, {secret: x}], log: ./l, canned: {busy: [1]}}
+";
     let dir = Dir::new();
-    let c = dir.parse(include_str!("../../../config.yaml"), &[]);
-    match c {
-        Ok(c) => println!("{c:#?}"),
-        Err(e) => println!("{e}"),
+    let found = problems_with(text, &[]).join("\n");
+    let expected = [
+        "3:3: the name of a tenant may only hold a-z, 0-9 and - | such as `acme-shop`",
+        "4:3: tenant `bank` has no `flow` | flow: tenant-flows/bank/main.lua",
+        "4:3: tenant `bank` has no `keys`",
+        "5:13: there is no file ",
+        "5:20: `keys` is a list",
+        "5:40: unknown plugin `contxt`; did you mean `context`?",
+        "5:58: a plugin's configuration is a mapping",
+        "6:13: there is no file ",
+        "6:43: tenant `d` has a demo key, and `listen` is open to other machines",
+        "6:72: `tenants.d.flow_limits.cpu` must be 1ms to 10s",
+        "7:62: tenant `e` has a demo key",
+        "7:62: tenants `d` and `e` have the same secret",
+        "8:85: tenants `e` and `f` have the same log",
+        "8:99: expected text, found a list",
+    ];
+    let mut at = 0;
+    for line in expected {
+        at += found[at..].find(line).unwrap_or_else(|| panic!("{line}\n{found}"));
     }
+    assert_eq!(found.lines().count(), expected.len(), "{found}");
+    assert!(dir.parse("", &[]).unwrap_err().to_string().contains("at least one tenant is needed"));
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused() {
+    expect(
+        "limits: {body: 0B, headers: 1000}\nthreads: 0\nturn: {deadline: 0s}\nstore: {history: {turns: 0}, cache: {size: 1KB}}\n",
+        &[
+            "2:16: `limits.body` must be 1KiB to 64MiB",
+            "2:29: `limits.headers`",
+            "3:10: `threads`",
+            "4:18: `turn.deadline`",
+            "5:26: ",
+            "5:44: ",
+        ],
+    );
+    for (listen, admin) in [("127.0.0.1:8", "127.0.0.1:8"), ("0.0.0.0:8", "127.0.0.1:8"), ("127.0.0.1:8", "'[::]:8'")] {
+        expect(&format!("listen: {listen}\nadmin: {admin}\n"), &["3:"]);
+    }
+    expect("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n", &[]);
+    expect("listen: 0.0.0.0:8080\nadmin: 0.0.0.0:9901\n", &[]);
+    expect("limits:\nstore: {cache: }\nplugins:\nroutes:\nupstreams:\nlog:\n", &[]);
+}
+
+#[test]
+fn the_environment_fills_in_values_and_its_values_are_never_shown() {
+    let text = format!("{TENANT}threads: ${{N}}\ndata: \"${{D:-d}}\"\nlog: {{level: \"${{L:-info}}\"}}\n");
+    let dir = Dir::new();
+    let read = |env: &[(&str, &str)]| dir.parse(&text, env).unwrap();
+    let config = read(&[("N", "3")]);
+    assert_eq!((config.threads, config.data.clone()), (3, dir.0.join("d")));
+    assert_eq!(config.hash, read(&[("N", "3")]).hash);
+    assert_ne!(config.hash, read(&[("N", "4")]).hash);
+
+    assert_eq!(problems_with(&text, &[]), ["2:10: the environment variable `N` is not set | set it, or give a default: `${N:-…}`"]);
+    let found = problems_with(&text, &[("N", "s3cret"), ("L", "s3cret")]);
+    assert_eq!(found[0], "2:10: expected a whole number from 0; what is given is something else");
+    assert!(found.len() == 2 && !found.concat().contains("s3cret"), "{found:?}");
+    let text = format!("{TENANT}upstreams: {{model: {{protocol: \"${{P}}\"}}, b: {{protocol: answer, endpoints: [\"${{P}}\"]}}}}\n");
+    let found = problems_with(&text, &[("P", "s3cret")]);
+    assert!(found.len() == 2 && !found.concat().contains("s3cret"), "{found:?}");
+    expect("data: ${\n", &["2:7: `${` without its `}`"]);
+    assert_eq!(
+        problems_with(&format!("{TENANT}a: {{b: ${{X}}}}\n"), &[])[0].split(" | ").nth(1),
+        Some("quote `${…}` inside of `{ }` and `[ ]`")
+    );
+}
+
+#[test]
+fn a_file_that_is_no_yaml_is_refused_with_its_place() {
+    let dir = Dir::new();
+    let file = dir.0.join("config.yaml");
+    let load = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        Config::load(&file, &|_| None, &registry()).map(|config| config.threads).map_err(|e| e.to_string())
+    };
+    assert!(load([b"\xef\xbb\xbf", TENANT.as_bytes()].concat().as_slice()).is_ok(), "a byte order mark is fine");
+    for (bytes, expected) in [
+        (&b"a: \xe4\xb8\xad\xff\n"[..], ":1:5: not UTF-8 from here on"),
+        (&[b' '; 1 + MAX_BYTES], ":1:1: the file is longer than 1MiB"),
+        (b"a: 1\na: 2\n", ":2:1: key `a` is here twice; first in line 1"),
+        (b"- a\n", ":1:1: expected a mapping (`key: value`), found a list"),
+        (b"a: [1,\nb: 2\n", "a `[` or `{` begun in line 1 is not closed"),
+        (b"a:\n\tb: 1\n", "indent with spaces"),
+    ] {
+        let found = load(bytes).unwrap_err();
+        assert!(found.contains(expected), "{found}");
+    }
+    let missing = Config::load(&dir.0.join("none.yaml"), &|_| None, &registry()).unwrap_err().to_string();
+    assert!(missing.contains("none.yaml:1:1: cannot be read: ") && missing.contains("-c FILE"), "{missing}");
+}
+
+#[test]
+fn overrides_are_laid_over_each_other_and_problems_in_them_are_found() {
+    let text = "plugins:
+  rate_limit: {limits: [{rate: 1/s}], a: 1}
+routes:
+  - {path: /a, chain: [auth, {rate_limit: {a: 2}}, context], history: true}
+tenants:
+  acme-shop:
+    flow: tenant-flows/acme-shop/main.lua
+    keys: [{secret: hunter2}]
+    plugins: {rate_limit: {limits: [{rate: 9/s}]}}
+  harbor-bank: {flow: tenant-flows/harbor-bank/main.lua, keys: [{secret: x}]}
+";
+    let config = Dir::new().parse(text, &[]).unwrap();
+    let entry = &config.routes[0].chain[1];
+    let yaml = |text: &str| serde_yaml::from_str::<Value>(text).unwrap();
+    assert_eq!(entry.config, yaml("{limits: [{rate: 1/s}], a: 2}"));
+    assert_eq!(entry.tenants[0].config, yaml("{limits: [{rate: 9/s}], a: 2}"));
+    assert_eq!(entry.tenants[1].config, entry.config);
+    assert_eq!(entry.tenants[0].keys, yaml("[{secret: hunter2}]"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+
+    let acme = || config.tenants[0].tenant.clone();
+    let at = |scope: Scope, path: &str, message: &str| {
+        let found = config.locate(0, 1, &Problem { scope, path: path.to_owned(), message: message.to_owned() });
+        format!("{}:{}: {}", found.line, found.column, found.message)
+    };
+    assert_eq!(at(Scope::Plugin, "limits[0].rate", "`rate` is zero"), "2:32: `rate_limit`: `rate` is zero");
+    assert_eq!(at(Scope::Plugin, "limits[0].burst", "missing"), "2:25: `rate_limit`: missing");
+    assert_eq!(at(Scope::Plugin, "a", "bad"), "4:47: `rate_limit`: bad");
+    assert_eq!(at(Scope::Tenant(acme()), "limits[0].rate", "bad"), "9:44: `rate_limit` for `acme-shop`: bad");
+    assert_eq!(at(Scope::Tenant(acme()), "a", "bad"), "4:47: `rate_limit` for `acme-shop`: bad");
+    assert_eq!(at(Scope::Plugin, "", "bad"), "4:31: `rate_limit`: bad");
+    let said = "unknown field `secrt`, expected `secret` or `alg`";
+    assert_eq!(at(Scope::Keys(acme()), "[0].secrt", said), "8:12: keys of `acme-shop`: unknown key `secrt`; did you mean `secret`?");
+    let said = "invalid type: string \"hunter2\", expected u64";
+    assert_eq!(
+        at(Scope::Keys(acme()), "[0].secret", said),
+        "8:21: keys of `acme-shop`: expected a whole number from 0; what is given is something else"
+    );
+}
+
+#[test]
+fn the_shipped_file_passes_and_says_the_defaults() {
+    let dir = Dir::new();
+    let shipped = dir.parse(include_str!("../../../config.yaml"), &[]).unwrap_or_else(|e| panic!("{e}"));
+    let default = dir.parse(TENANT, &[]).unwrap();
+    assert_eq!(shipped.tenants.iter().map(|t| t.tenant.name()).collect::<Vec<_>>(), ["acme-shop", "harbor-bank"]);
+    assert!(shipped.tenants.iter().all(|t| t.canned.contains_key("busy") && t.log.starts_with(dir.0.join("data/logs"))));
+    assert_eq!(
+        (shipped.listen, shipped.admin, &shipped.data, shipped.threads),
+        (default.listen, default.admin, &default.data, default.threads)
+    );
+    assert_eq!((&shipped.limits, &shipped.store, &shipped.log), (&default.limits, &default.store, &default.log));
+    assert_eq!((shipped.shutdown_grace, shipped.turn_deadline), (default.shutdown_grace, default.turn_deadline));
+    assert_eq!((&shipped.upstreams, &shipped.tenants[0].flow_limits), (&default.upstreams, &default.tenants[0].flow_limits));
+    let chains = |config: &Config| format!("{:?}", config.routes);
+    assert_eq!(chains(&shipped), chains(&default));
+    let demo = shipped.routes[0].chain[0].tenants.iter().filter_map(|t| t.keys[0]["secret"].as_str());
+    assert!(demo.clone().count() == 2 && demo.clone().all(|secret| secret.starts_with("demo-") && secret.len() >= 32));
+}
+
+#[test]
+fn a_route_that_ends_in_a_slash_takes_what_is_below_it() {
+    let route = |path: &str| Route { path: path.into(), chain: Vec::new(), target: Target::History };
+    assert!(route("/v1/chat").matches("/v1/chat") && !route("/v1/chat").matches("/v1/chat/") && !route("/v1/chat").matches("/v1/chats"));
+    assert!(route("/v1/").matches("/v1/chat") && route("/v1/").matches("/v1/") && !route("/v1/").matches("/v1"));
 }

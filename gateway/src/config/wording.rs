@@ -97,6 +97,7 @@ fn plain_wanted(wanted: &str) -> &str {
         "a boolean" => "`true` or `false`",
         "a string" => "text",
         "path string" => "a path",
+        "a Value::Tagged enum" => "a word",
         "a sequence" => "a list",
         "a map" => "a mapping (`key: value`)",
         _ if wanted.starts_with("struct ") => "a mapping (`key: value`)",
@@ -110,6 +111,7 @@ fn plain_found(found: &str) -> String {
         "unit value" => "nothing".to_owned(),
         "sequence" => "a list".to_owned(),
         "map" => "a mapping".to_owned(),
+        "invalid length 0" => "nothing".to_owned(),
         _ => cut(found.strip_prefix("string ").or_else(|| found.find('`').map(|at| &found[at..])).unwrap_or(found), MAX_SHOWN),
     }
 }

@@ -129,7 +129,8 @@ fn mapping(config: &Value, path: &Path, report: &mut Report) {
 /// Reports a value outside of its range.
 fn within<T: PartialOrd>(report: &mut Report, path: impl IntoPath, value: T, range: RangeInclusive<T>, said: &str) {
     if !range.contains(&value) {
-        report.add(&path.into_path(), format!("must be {said}"), None);
+        let path = path.into_path();
+        report.add(&path, format!("`{path}` must be {said}"), None);
     }
 }
 

@@ -119,7 +119,7 @@ fn chain(raw: &raw::Route, path: &Path, registry: &Registry, report: &mut Report
                 for needed in spec.after.iter().filter(|needed| !before.contains(needed)) {
                     let later = raw.chain.iter().flatten().any(|e| e.plugin == *needed);
                     let hint = if later { format!("move `{needed}` up") } else { format!("add `{needed}` before it") };
-                    readable(raw, &at, format!("`{plugin}` needs `{needed}` before it in the chain"), hint, report);
+                    whole(raw, registry, &at, format!("`{plugin}` needs `{needed}` before it in the chain"), hint, report);
                 }
             }
         }
@@ -141,17 +141,17 @@ fn needs(raw: &raw::Route, path: &Path, registry: &Registry, report: &mut Report
     if !raw.public && !authenticating.iter().any(|name| has(name)) {
         let way_out = if conversation { "" } else { ", or say `public: true`" };
         let hint = format!("begin it with {}{way_out}", alternatives(&authenticating));
-        readable(raw, &at, "nothing in this chain authenticates the client".to_owned(), hint, report);
+        whole(raw, registry, &at, "nothing in this chain authenticates the client".to_owned(), hint, report);
     }
     if conversation && !has(CONTEXT) {
         let message = format!("a route with a flow or history needs `{CONTEXT}` in its chain, which keeps the conversations");
-        readable(raw, &at, message, format!("add `{CONTEXT}`"), report);
+        whole(raw, registry, &at, message, format!("add `{CONTEXT}`"), report);
     }
 }
 
-/// Reports what is missing from a chain, unless it may be in the part that could not be read.
-fn readable(raw: &raw::Route, at: &Path, message: String, hint: String, report: &mut Report) {
-    if raw.chain.iter().all(Option::is_some) {
+/// Reports what is missing from a chain, unless it may be what could not be read or is not known.
+fn whole(raw: &raw::Route, registry: &Registry, at: &Path, message: String, hint: String, report: &mut Report) {
+    if raw.chain.iter().all(|entry| entry.as_ref().is_some_and(|e| registry.get(&e.plugin).is_some())) {
         report.add(at, message, hint);
     }
 }
