@@ -94,7 +94,8 @@ impl Marks {
             let step = match event {
                 Ok((event, span)) => build.take(event, span.start),
                 Err(e) => {
-                    let mark = Mark::from(*e.marker());
+                    // The parser may see the end of the text in a line after the last.
+                    let mark = Mark::from(*e.marker()).min(Mark::of_byte(text.as_bytes(), text.len()));
                     let hint = build.way_out(text, mark, e.info());
                     Err(Flaw { mark, message: format!("not valid YAML: {}", e.info()), hint })
                 }

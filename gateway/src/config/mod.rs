@@ -2,10 +2,10 @@
 //!
 //! | step | module | refuses |
 //! |---|---|---|
-//! | text → [`marks`] | where every value stands | what is no plain YAML, duplicate keys, bombs |
-//! | tree → [`env`](mod@env) | `${NAME}` in string values | names that are not set |
-//! | tree → [`raw`] | typed as written, defaults filled in | unknown keys, wrong types |
-//! | raw → [`check`] → [`Config`] | everything resolved | what has no meaning |
+//! | text → `marks` | where every value stands | what is no plain YAML, duplicate keys, bombs |
+//! | tree → `env` | `${NAME}` in string values | names that are not set |
+//! | tree → `raw` | typed as written, defaults filled in | unknown keys, wrong types |
+//! | raw → `check` → [`Config`] | everything resolved | what has no meaning |
 //!
 //! Each step goes on after a problem, so that an operator sees all of them at once, each with its line and a way out.
 //! Plugins read their own part later; [`Config::locate`] gives their problems a place in the file.
@@ -72,7 +72,8 @@ pub struct Config {
     pub tenants: Vec<TenantConfig>,
     /// The gateway's own log.
     pub log: Log,
-    /// Tells two configurations apart, environment included: 32 hex digits, the same on every replica. Says nothing of a secret in it.
+    /// Tells two configurations apart, environment included: 32 hex digits, the same on every replica. Gives no secret away
+    /// that is too long to be guessed.
     pub hash: String,
     source: Arc<Source>,
 }

@@ -57,6 +57,13 @@ impl Path {
     }
 }
 
+/// See [`Path::parse`].
+impl From<&str> for Path {
+    fn from(text: &str) -> Self {
+        Self::parse(text)
+    }
+}
+
 impl From<&serde_path_to_error::Path> for Path {
     fn from(path: &serde_path_to_error::Path) -> Self {
         use serde_path_to_error::Segment;

@@ -93,7 +93,7 @@ impl Default for Limits {
             body: 1 << 20,
             headers: 64,
             header_field: 8 << 10,
-            keepalive: Duration::from_secs(60),
+            keepalive: Duration::from_mins(1),
             read_timeout: Duration::from_secs(30),
             session_queue: 16,
         }

@@ -313,15 +313,18 @@ tenants:
     flow: tenant-flows/acme-shop/main.lua
     keys: [{secret: hunter2}]
     plugins: {rate_limit: {limits: [{rate: 9/s}]}}
-  harbor-bank: {flow: tenant-flows/harbor-bank/main.lua, keys: [{secret: x}]}
+  harbor-bank: {flow: tenant-flows/harbor-bank/main.lua, keys: [{public_key: ./k.pem}, {public_key: -----BEGIN}]}
 ";
-    let config = Dir::new().parse(text, &[]).unwrap();
+    let dir = Dir::new();
+    let config = dir.parse(text, &[]).unwrap();
     let entry = &config.routes[0].chain[1];
     let yaml = |text: &str| serde_yaml::from_str::<Value>(text).unwrap();
     assert_eq!(entry.config, yaml("{limits: [{rate: 1/s}], a: 2}"));
     assert_eq!(entry.tenants[0].config, yaml("{limits: [{rate: 9/s}], a: 2}"));
     assert_eq!(entry.tenants[1].config, entry.config);
     assert_eq!(entry.tenants[0].keys, yaml("[{secret: hunter2}]"));
+    assert_eq!(entry.tenants[1].keys[0]["public_key"], Value::from(dir.0.join("k.pem").to_str().unwrap()));
+    assert_eq!(entry.tenants[1].keys[1]["public_key"], Value::from("-----BEGIN"));
     assert!(!format!("{config:?}").contains("hunter2"));
 
     let acme = || config.tenants[0].tenant.clone();
@@ -369,4 +372,25 @@ fn a_route_that_ends_in_a_slash_takes_what_is_below_it() {
     let route = |path: &str| Route { path: path.into(), chain: Vec::new(), target: Target::History };
     assert!(route("/v1/chat").matches("/v1/chat") && !route("/v1/chat").matches("/v1/chat/") && !route("/v1/chat").matches("/v1/chats"));
     assert!(route("/v1/").matches("/v1/chat") && route("/v1/").matches("/v1/") && !route("/v1/").matches("/v1"));
+}
+
+#[test]
+fn a_mangled_file_is_read_or_refused_but_never_panics() {
+    let dir = Dir::new();
+    let shipped = include_str!("../../../config.yaml");
+    const PIECES: [&str; 18] = ["${", "}", "[", "{", ": ", "- ", "\n", "\t", "'", "\"", "&a ", "*a", "!x ", "|", "#", "0", "~", "中"];
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..500 {
+        let mut bytes = shipped.as_bytes()[..random.usize(..=shipped.len())].to_vec();
+        for _ in 0..random.usize(1..8) {
+            let at = random.usize(..=bytes.len());
+            let piece = random.choice(PIECES).unwrap();
+            let until = bytes.len().min(at + random.usize(..6));
+            bytes.splice(at..until, piece.bytes());
+        }
+        if let Err(problems) = Config::read(&bytes, &dir.0.join("config.yaml"), &|_| None, &registry()) {
+            let lines = bytes.split(|b| *b == b'\n').count();
+            assert!(problems.iter().all(|p| (1..=lines).contains(&p.line) && p.column > 0), "{problems}\n{}", bytes.escape_ascii());
+        }
+    }
 }

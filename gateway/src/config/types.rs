@@ -120,7 +120,7 @@ impl Route {
 pub enum Target {
     /// The tenant's flow.
     Flow {
-        /// The upstream that `nlp.answer` asks; a key of [`Config::upstreams`].
+        /// The upstream that `nlp.answer` asks; a key of [`upstreams`](super::Config::upstreams).
         upstream: Arc<str>,
     },
     /// The stored conversation.

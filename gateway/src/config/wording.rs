@@ -108,10 +108,9 @@ fn plain_wanted(wanted: &str) -> &str {
 /// What was found, without serde's names of types.
 fn plain_found(found: &str) -> String {
     match found {
-        "unit value" => "nothing".to_owned(),
+        "unit value" | "invalid length 0" => "nothing".to_owned(),
         "sequence" => "a list".to_owned(),
         "map" => "a mapping".to_owned(),
-        "invalid length 0" => "nothing".to_owned(),
         _ => cut(found.strip_prefix("string ").or_else(|| found.find('`').map(|at| &found[at..])).unwrap_or(found), MAX_SHOWN),
     }
 }

@@ -52,7 +52,14 @@ pub(super) fn check(raw: Raw, hash: String, registry: &Registry, report: &mut Re
     let tenants = tenants::check(&raw.tenants, &context, report);
     let routes = routes::check(
         raw.routes.unwrap_or_else(raw::default_routes),
-        &routes::Known { registry, upstreams: &upstreams, defaults: &raw.plugins, tenants: &tenants, raw_tenants: &raw.tenants },
+        &routes::Known {
+            base: &base,
+            registry,
+            upstreams: &upstreams,
+            defaults: &raw.plugins,
+            tenants: &tenants,
+            raw_tenants: &raw.tenants,
+        },
         report,
     );
     Config {
@@ -127,27 +134,10 @@ fn mapping(config: &Value, path: &Path, report: &mut Report) {
 }
 
 /// Reports a value outside of its range.
-fn within<T: PartialOrd>(report: &mut Report, path: impl IntoPath, value: T, range: RangeInclusive<T>, said: &str) {
+fn within<T: PartialOrd + Copy>(report: &mut Report, path: impl Into<Path>, value: T, range: RangeInclusive<T>, said: &str) {
     if !range.contains(&value) {
-        let path = path.into_path();
+        let path = path.into();
         report.add(&path, format!("`{path}` must be {said}"), None);
-    }
-}
-
-/// A path, or its text where it is fixed.
-trait IntoPath {
-    fn into_path(self) -> Path;
-}
-
-impl IntoPath for &str {
-    fn into_path(self) -> Path {
-        Path::parse(self)
-    }
-}
-
-impl IntoPath for Path {
-    fn into_path(self) -> Path {
-        self
     }
 }
 
