@@ -6,6 +6,7 @@
 pub mod api;
 pub mod auth;
 pub mod circuit_breaker;
+pub mod context;
 pub mod rate_limit;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,1 @@
+//! What every [`Store`](super::Store) must do, as one suite over any of them.

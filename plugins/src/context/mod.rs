@@ -1,0 +1,197 @@
+//! The context plugin: conversations that survive restarts, kept hot in memory.
+//!
+//! [`Store`] is what keeps them ([`embedded`] on the local disk), [`cache`] holds the recent ones in front of it, and [`Context`]
+//! joins the two behind the contract's `turn` phase. The gateway opens one [`Context`] per process and gives it to [`spec`]; routes share it.
+
+pub mod cache;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod embedded;
+mod store;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+
+pub use self::store::{BeginRequest, Limits, Store, StoreBegin, Stored};
+use self::{cache::SessionCache, embedded::Embedded};
+use crate::api::{
+    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Plugin, PluginSpec, Problem, Scope, SessionKey,
+    SessionState, Step, TurnError, TurnPhase, UserKey, parse_config,
+};
+
+/// What an acknowledged commit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// The process being killed. A power cut may lose the last second.
+    #[default]
+    Os,
+    /// A power cut too: each group of commits is synced to the disk before it is acknowledged.
+    Disk,
+}
+
+/// How conversations are kept; `data` and `store` of the configuration file.
+#[derive(Debug, Clone)]
+pub struct ContextConfig {
+    /// See [`Durability`].
+    pub durability: Durability,
+    /// Most bytes of conversations held in memory, about.
+    pub cache_size: u64,
+    /// How long an unused conversation stays in memory.
+    pub cache_idle: Duration,
+    /// Most turns kept of a session; at least 1.
+    pub history_turns: usize,
+    /// How long after its last turn a session is kept.
+    pub history_keep: Duration,
+    /// The data directory. One process at a time may use it.
+    pub dir: PathBuf,
+}
+
+/// Why the embedded store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("data directory {} is in use by another fengda", .0.display())]
+    InUse(PathBuf),
+    /// It cannot be read or written.
+    #[error("data directory {}: {cause}", .dir.display())]
+    Storage {
+        /// Which directory.
+        dir: PathBuf,
+        /// What the operating system or the storage engine says.
+        cause: String,
+    },
+}
+
+/// Conversations in a [`Store`] behind a cache. One per process.
+pub struct Context {
+    store: Arc<dyn Store>,
+    cache: SessionCache,
+}
+
+impl Context {
+    /// Opens the embedded store. Blocks on the disk: not for a runtime thread that serves requests.
+    ///
+    /// # Errors
+    /// The directory is in use, or cannot be read or written.
+    pub fn open(config: &ContextConfig, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        let limits = Limits { turns: config.history_turns, keep: config.history_keep };
+        let store = Embedded::open(&config.dir, config.durability, limits, clock)?;
+        Ok(Self::new(Arc::new(store), config.cache_size, config.cache_idle))
+    }
+
+    /// Puts a cache of so many bytes and such idle time before any store.
+    pub fn new(store: Arc<dyn Store>, cache_size: u64, cache_idle: Duration) -> Arc<Self> {
+        Arc::new(Self { store, cache: SessionCache::new(cache_size, cache_idle) })
+    }
+
+    /// Resolves when everything acknowledged before is on the disk. Last call before the process ends.
+    ///
+    /// # Errors
+    /// The store cannot write.
+    pub async fn flush(&self) -> Result<(), TurnError> {
+        self.store.flush().await
+    }
+}
+
+impl TurnPhase for Context {
+    fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>> {
+        Box::pin(async move {
+            let cached = self.cache.get(turn.key);
+            let request = BeginRequest { key: turn.key, message_id: turn.message_id, q: turn.q, until: turn.until, known: cached.as_ref() };
+            let (claim, state) = match settle(self.store.begin(request)).await? {
+                StoreBegin::Answered(turn) => return Ok(Begin::Answered(turn)),
+                StoreBegin::Claimed { claim, state } => (claim, state),
+            };
+            let state = match (state, cached) {
+                (Some(state), _) => {
+                    self.cache.insert(turn.key, &state);
+                    state
+                }
+                (None, Some(cached)) => cached,
+                (None, None) => Arc::default(),
+            };
+            let gap = turn.seen.is_some_and(|seen| seen > state.seq);
+            Ok(Begin::Run(Begun { claim, state, gap }))
+        })
+    }
+
+    fn commit<'a>(&'a self, begun: &'a Begun, commit: Commit) -> BoxFuture<'a, Result<Committed, TurnError>> {
+        Box::pin(async move {
+            let stored = self.store.commit(&begun.claim, &begun.state, commit).await?;
+            self.cache.insert(&begun.claim.key, &stored.state);
+            Ok(Committed { turn: stored.turn })
+        })
+    }
+
+    fn release(&self, claim: &Claim) {
+        self.store.release(claim);
+    }
+
+    fn history<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Arc<SessionState>, TurnError>> {
+        Box::pin(async move {
+            let state = self.cache.get_or_load(key, || settle(self.store.load(key, None))).await?;
+            match settle(self.store.load(key, Some(state.version))).await? {
+                None => Ok(state),
+                Some(newer) => {
+                    self.cache.insert(key, &newer);
+                    Ok(newer)
+                }
+            }
+        })
+    }
+
+    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
+        Box::pin(async move {
+            let erased = self.store.erase_session(key).await;
+            self.cache.remove(key);
+            erased
+        })
+    }
+
+    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
+        Box::pin(async move {
+            let erased = self.store.erase_user(key).await;
+            self.cache.remove_user(key);
+            erased
+        })
+    }
+}
+
+/// Awaits a [`Step`]; one that is ready costs nothing.
+async fn settle<T>(step: Step<'_, T>) -> T {
+    match step {
+        Step::Ready(value) => value,
+        Step::Pending(later) => later.await,
+    }
+}
+
+/// The plugin's own configuration: how conversations are kept is said once, under `store`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {}
+
+struct ContextPlugin(Arc<Context>);
+
+impl Plugin for ContextPlugin {
+    fn name(&self) -> &'static str {
+        "context"
+    }
+
+    fn turn_phase(&self) -> Option<&dyn TurnPhase> {
+        Some(&*self.0)
+    }
+}
+
+/// The plugin `context` over the process's conversations. It comes after `auth`, which says whose they are.
+pub fn spec(contexts: Arc<Context>) -> PluginSpec {
+    let build = move |ctx: &BuildCtx<'_>| -> Result<Arc<dyn Plugin>, Vec<Problem>> {
+        let own = std::iter::once((Scope::Plugin, ctx.config));
+        let differing = ctx.tenants.iter().filter(|t| t.config != *ctx.config);
+        let tenants = differing.map(|t| (Scope::Tenant(t.tenant.clone()), &t.config));
+        let problems: Vec<Problem> = own.chain(tenants).filter_map(|(scope, value)| parse_config::<Config>(scope, value).err()).collect();
+        if problems.is_empty() { Ok(Arc::new(ContextPlugin(contexts.clone()))) } else { Err(problems) }
+    };
+    PluginSpec { name: "context", after: &["auth"], authenticates: false, build: Box::new(build) }
+}
