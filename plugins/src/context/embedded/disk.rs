@@ -1,0 +1,232 @@
+//! The directory and the storage engine in it: consistent reads, atomic writes, and coming back after a failed one.
+//!
+//! What the engine (fjall 3.1) needs of us: one keyspace, since an idle one would pin journals; tables of recent writes rotated by the thread that
+//! writes, and two workers, since a worker that has to rotate can wait for itself; both threads of ours ended before it is closed.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch, PersistMode, Readable, Snapshot};
+
+use super::codec::{self, Kind, SessionHead, UserHead};
+use crate::{
+    api::{SessionKey, SessionState, Slots, Timestamp, Turn, TurnError, Version},
+    context::OpenError,
+};
+
+/// Blocks of tables kept in memory, in bytes; conversations themselves are kept by the cache above.
+const BLOCK_CACHE: u64 = 16 << 20;
+/// Size in bytes at which a table of recent writes goes to the disk.
+const MEMTABLE: u64 = 8 << 20;
+/// Most bytes of journals; the least that the engine takes. Bounds the time to open after a crash.
+const JOURNALS: u64 = 64 << 20;
+/// Most table files held open.
+const OPEN_FILES: usize = 128;
+
+/// An open storage engine. After a failed write it accepts none any more and has to be opened anew.
+pub(super) struct Engine {
+    db: Database,
+    records: Keyspace,
+}
+
+/// A session as the disk has it.
+pub(super) struct Found {
+    pub(super) head: SessionHead,
+    pub(super) user: UserHead,
+    /// What is not expired of it.
+    pub(super) state: Arc<SessionState>,
+}
+
+/// Writes that happen together or not at all.
+pub(super) struct Batch<'a> {
+    batch: OwnedWriteBatch,
+    engine: &'a Engine,
+}
+
+impl Batch<'_> {
+    pub(super) fn put(&mut self, place: Vec<u8>, record: Vec<u8>) {
+        self.batch.insert(&self.engine.records, place, record);
+    }
+
+    pub(super) fn remove(&mut self, place: Vec<u8>) {
+        self.batch.remove(&self.engine.records, place);
+    }
+}
+
+/// The store's directory. All methods block.
+pub(super) struct Disk {
+    dir: PathBuf,
+    /// Empty while it cannot be opened.
+    engine: RwLock<Option<Engine>>,
+}
+
+impl Disk {
+    /// Opens the directory and counts the opening: the result is greater at each.
+    pub(super) fn open(dir: &Path) -> Result<(Self, u64), OpenError> {
+        let storage = |cause: String| OpenError::Storage { dir: dir.to_owned(), cause };
+        let engine = Engine::open(&dir.join("context")).map_err(|e| match e {
+            fjall::Error::Locked => OpenError::InUse(dir.to_owned()),
+            fjall::Error::JournalRecovery(e) => storage(format!(
+                "a journal is damaged ({e:?}); move context/*.jnl away to start without the newest turns, those not yet in tables"
+            )),
+            e => storage(e.to_string()),
+        })?;
+        let count = engine.count_opening().map_err(|e| storage(e.to_string()))?;
+        Ok((Self { dir: dir.join("context"), engine: RwLock::new(Some(engine)) }, count))
+    }
+
+    /// Runs `read` on the open engine.
+    pub(super) fn with<T>(&self, read: impl FnOnce(&Engine) -> Result<T, TurnError>) -> Result<T, TurnError> {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        read(engine.as_ref().ok_or_else(|| TurnError::Unavailable("the data directory cannot be opened".into()))?)
+    }
+
+    /// Writes all or nothing: to the operating system, or if `sync` to the disk. After a failure the outcome is unknown.
+    pub(super) fn write(&self, sync: bool, fill: impl FnOnce(&mut Batch<'_>)) -> Result<(), TurnError> {
+        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
+        let written = self.with(|engine| {
+            let mut batch = Batch { batch: engine.db.batch().durability(Some(mode)), engine };
+            fill(&mut batch);
+            batch.batch.commit().and_then(|()| engine.rotate()).map_err(fault)
+        });
+        written.inspect_err(|_| self.reopen())
+    }
+
+    /// Syncs everything written to the disk, beside the writer: it does not wait for this.
+    pub(super) fn sync(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ext| ext == "jnl") {
+                match File::open(&path) {
+                    Ok(journal) => journal.sync_data()?,
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {} // its turns are in tables by now
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the engine and tries to open it again: it takes no writes after a failed one.
+    pub(super) fn reopen(&self) {
+        let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
+        *engine = None; // closes it, which gives up the lock on the directory
+        match Engine::open(&self.dir) {
+            Ok(opened) => {
+                log::warn!("the context store failed to write and was opened again");
+                *engine = Some(opened);
+            }
+            Err(e) => log::error!("the context store cannot be opened: {e}"),
+        }
+    }
+
+    /// Whether reads and writes are possible.
+    pub(super) fn is_open(&self) -> bool {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+impl Engine {
+    fn open(dir: &Path) -> fjall::Result<Self> {
+        let builder = Database::builder(dir).cache_size(BLOCK_CACHE).max_journaling_size(JOURNALS);
+        let db = builder.max_cached_files(Some(OPEN_FILES)).worker_threads(2).open()?;
+        let records = db.keyspace("records", || KeyspaceCreateOptions::default().max_memtable_size(1 << 40))?;
+        Ok(Self { db, records })
+    }
+
+    /// Sends the table of recent writes to the disk if it is large enough.
+    fn rotate(&self) -> fjall::Result<()> {
+        if self.records.tree.active_memtable().size() > MEMTABLE {
+            self.records.rotate_memtable()?;
+        }
+        Ok(())
+    }
+
+    fn count_opening(&self) -> Result<u64, TurnError> {
+        let place = codec::place(Kind::Generation, &[]);
+        let before = self.get(&place)?.map_or(Ok(0), |record| codec::decode_generation(&place, &record))?;
+        self.records.insert(&place, codec::encode_generation(&place, before + 1)).map_err(fault)?;
+        self.db.persist(PersistMode::SyncAll).map_err(fault)?;
+        Ok(before + 1)
+    }
+
+    /// A record's bytes.
+    pub(super) fn get(&self, place: &[u8]) -> Result<Option<fjall::Slice>, TurnError> {
+        self.records.get(place).map_err(fault)
+    }
+
+    /// Records from `from` on, in order.
+    pub(super) fn scan(&self, from: Vec<u8>) -> impl Iterator<Item = Guard> {
+        self.records.range(from..)
+    }
+
+    /// Places of all records that begin with `prefix`.
+    pub(super) fn places(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, TurnError> {
+        self.records.prefix(prefix).map(|item| item.key().map(|key| key.to_vec()).map_err(fault)).collect()
+    }
+
+    /// A session's head, expired or not.
+    pub(super) fn head(&self, session: &[u8]) -> Result<SessionHead, TurnError> {
+        let place = codec::place(Kind::Session, session);
+        self.get(&place)?.map_or(Ok(SessionHead::ABSENT), |record| Ok(codec::decode_session(&place, &record)?.0))
+    }
+
+    /// A user's head and slots, expired or not.
+    pub(super) fn user(&self, user: &[u8]) -> Result<(UserHead, Slots), TurnError> {
+        let place = codec::place(Kind::User, user);
+        self.get(&place)?.map_or(Ok((UserHead::ABSENT, Slots::default())), |record| codec::decode_user(&place, &record))
+    }
+
+    /// A session with its user's slots and newest `limit` turns, all of one moment.
+    pub(super) fn session(&self, key: &SessionKey, limit: usize, now: Timestamp) -> Result<Found, TurnError> {
+        let snapshot = self.db.snapshot();
+        let get = |place: &[u8]| snapshot.get(&self.records, place).map_err(fault);
+        let place = codec::place(Kind::User, key.user().as_bytes());
+        let (user, user_slots) = get(&place)?.map_or(Ok((UserHead::ABSENT, Slots::default())), |r| codec::decode_user(&place, &r))?;
+        let place = codec::place(Kind::Session, key.as_bytes());
+        let (head, slots) = get(&place)?.map_or(Ok((SessionHead::ABSENT, Slots::default())), |r| codec::decode_session(&place, &r))?;
+        let version = Version { session: head.live(now).version, user: user.live(now).version };
+        let mut state = SessionState { version, ..SessionState::default() };
+        if head.expires > now {
+            state.turns = self.turns(&snapshot, key.as_bytes(), &head, limit)?;
+            (state.seq, state.slots) = (head.seq, slots);
+        }
+        if user.expires > now {
+            state.user_slots = user_slots;
+        }
+        Ok(Found { head, user, state: Arc::new(state) })
+    }
+
+    fn turns(&self, snapshot: &Snapshot, session: &[u8], head: &SessionHead, limit: usize) -> Result<Vec<Arc<Turn>>, TurnError> {
+        let mut next = head.first.max((head.seq + 1).saturating_sub(limit as u64));
+        let mut turns = Vec::with_capacity(limit.min(128));
+        let places = codec::turn_place(session, next)..codec::turn_place(session, head.seq + 1);
+        for item in snapshot.range(&self.records, places) {
+            let (place, record) = item.into_inner().map_err(fault)?;
+            let turn = codec::decode_turn(&place, &record)?;
+            if turn.seq != next {
+                break;
+            }
+            turns.push(Arc::new(turn));
+            next += 1;
+        }
+        if next == head.seq + 1 { Ok(turns) } else { Err(TurnError::Corrupt("a turn record is missing".into())) }
+    }
+}
+
+/// What an error of the engine means to a turn. Its text has no keys or values in it.
+pub(super) fn fault(error: fjall::Error) -> TurnError {
+    match error {
+        fjall::Error::Storage(
+            e @ (LsmError::ChecksumMismatch { .. }
+            | LsmError::InvalidTag(_)
+            | LsmError::InvalidTrailer
+            | LsmError::InvalidHeader(_)
+            | LsmError::Utf8(_)),
+        ) => TurnError::Corrupt(e.to_string()),
+        e => TurnError::Unavailable(e.to_string()),
+    }
+}

@@ -1,0 +1,155 @@
+//! Removes what was asked to be erased and what has expired. Part of the writer's work.
+
+use fjall::Slice;
+
+use super::{
+    codec::{self, Kind, SessionHead},
+    disk::fault,
+    writer::Writer,
+};
+use crate::api::{SessionKey, Slots, Timestamp, TurnError, UserKey};
+
+/// Most records looked at in one step, so that commits do not wait for long.
+const STEP: usize = 1000;
+
+/// Calls of [`Writer::sweep_on`] that do nothing after a whole round: expired records cannot be read anyway, so there is no hurry.
+const PAUSE: u32 = 60;
+
+/// How far the search for expired records has come: sessions first, then users.
+#[derive(Default)]
+pub(super) struct Sweep {
+    /// The place to go on at; empty to begin again.
+    next: Vec<u8>,
+    /// What is left of the pause.
+    pause: u32,
+}
+
+/// A record that has expired.
+enum Expired {
+    Session(Vec<u8>, SessionHead),
+    User(Vec<u8>),
+}
+
+impl Writer {
+    /// Erases a session's turns and slots; its number goes on unless that cannot be read or has expired.
+    pub(super) fn erase_session(&self, key: &SessionKey) -> Result<(), TurnError> {
+        let erased = self.erase(key.as_bytes());
+        self.table.forget(key.as_bytes(), true);
+        erased
+    }
+
+    /// Erases all of a user's sessions, then the user's slots.
+    pub(super) fn erase_user(&self, key: &UserKey) -> Result<(), TurnError> {
+        let user = key.as_bytes();
+        let sessions = self.disk.with(|engine| engine.places(&codec::place(Kind::Session, user)));
+        let erased = sessions.and_then(|places| {
+            places.iter().try_for_each(|place| self.erase(&place[1..]))?;
+            self.write_batch(|batch| batch.remove(codec::place(Kind::User, user)))
+        });
+        self.table.forget(user, true);
+        erased
+    }
+
+    fn erase(&self, session: &[u8]) -> Result<(), TurnError> {
+        let now = self.clock.now();
+        let head = match self.disk.with(|engine| engine.head(session)) {
+            Ok(head) => head.live(now),
+            Err(TurnError::Corrupt(_)) => SessionHead::ABSENT,
+            Err(e) => return Err(e),
+        };
+        let turns = self.disk.with(|engine| engine.places(&codec::place(Kind::Turn, session)))?;
+        self.write_batch(|batch| {
+            turns.into_iter().for_each(|place| batch.remove(place));
+            let place = codec::place(Kind::Session, session);
+            if head.version == 0 {
+                batch.remove(place);
+            } else {
+                let expires = now.after(self.limits.keep);
+                let erased = SessionHead { version: self.table.stamp(), seq: head.seq, first: head.seq + 1, expires };
+                let record = codec::encode_session(&place, &erased, &Slots::default());
+                batch.put(place, record);
+            }
+        })
+    }
+
+    /// Goes on with the search for what has expired, a step at a time.
+    pub(super) fn sweep_on(&mut self) {
+        if self.sweep.pause > 0 {
+            self.sweep.pause -= 1;
+            return;
+        }
+        if let Err(e) = self.sweep_step() {
+            log::warn!("expired conversations could not be removed: {e}");
+        }
+        if self.sweep.next.is_empty() {
+            self.sweep.pause = PAUSE;
+        }
+    }
+
+    /// A whole round of the search.
+    #[cfg(test)]
+    pub(super) fn sweep_all(&mut self) -> Result<(), TurnError> {
+        self.sweep.next.clear();
+        loop {
+            self.sweep_step()?;
+            if self.sweep.next.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn sweep_step(&mut self) -> Result<(), TurnError> {
+        let now = self.clock.now();
+        let from = if self.sweep.next.is_empty() { codec::place(Kind::Session, &[]) } else { std::mem::take(&mut self.sweep.next) };
+        let mut expired = Vec::new();
+        self.disk.with(|engine| {
+            for (looked_at, item) in engine.scan(from).enumerate() {
+                let (place, record) = item.into_inner().map_err(fault)?;
+                if looked_at == STEP {
+                    self.sweep.next = place.to_vec();
+                    break;
+                }
+                match look(&place, &record, now) {
+                    Some(found) => expired.push(found),
+                    None if place[0] > Kind::User as u8 => break,
+                    None => {}
+                }
+            }
+            Ok(())
+        })?;
+        expired.into_iter().try_for_each(|found| self.remove(found, now))
+    }
+
+    fn remove(&self, expired: Expired, now: Timestamp) -> Result<(), TurnError> {
+        match expired {
+            Expired::Session(session, _) if self.table.is_claimed(&session, now) => Ok(()), // its turn may yet renew it
+            Expired::Session(session, head) => {
+                self.write_batch(|batch| {
+                    batch.remove(codec::place(Kind::Session, &session));
+                    (head.first..=head.seq).for_each(|seq| batch.remove(codec::turn_place(&session, seq)));
+                })?;
+                self.table.forget(&session, false);
+                Ok(())
+            }
+            Expired::User(user) => {
+                self.write_batch(|batch| batch.remove(codec::place(Kind::User, &user)))?;
+                self.table.forget(&user, false);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What is expired of a record. What cannot be read stays, to be looked into.
+fn look(place: &[u8], record: &Slice, now: Timestamp) -> Option<Expired> {
+    let key = || place[1..].to_vec();
+    if place[0] == Kind::Session as u8 {
+        let (head, _) = codec::decode_session(place, record).ok()?;
+        (head.expires <= now).then(|| Expired::Session(key(), head))
+    } else if place[0] == Kind::User as u8 {
+        let (head, _) = codec::decode_user(place, record).ok()?;
+        (head.expires <= now).then(|| Expired::User(key()))
+    } else {
+        None
+    }
+}

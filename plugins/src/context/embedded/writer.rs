@@ -1,0 +1,125 @@
+//! The one thread that writes: it takes what has queued up, writes it as one batch and answers everybody.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    commit::{CommitJob, Group},
+    disk::{Batch, Disk},
+    sweep::Sweep,
+    table::Table,
+};
+use crate::{
+    api::{Clock, SessionKey, TurnError, UserKey},
+    context::Limits,
+};
+
+/// Most commits in one batch.
+const MAX_GROUP: usize = 256;
+/// How often expired records are looked for, and a directory that failed is tried again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Where an answer goes. That nobody waits for it any more changes nothing.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, TurnError>>;
+
+/// What the writer is asked to do.
+pub(super) enum Job {
+    Commit(Box<CommitJob>),
+    EraseSession(SessionKey, Reply<()>),
+    EraseUser(UserKey, Reply<()>),
+    /// Sync to the disk.
+    Flush(Reply<()>),
+    /// Remove all that has expired.
+    #[cfg(test)]
+    Sweep(Reply<()>),
+}
+
+/// What the writer's thread works with.
+pub(super) struct Writer {
+    pub(super) disk: Arc<Disk>,
+    pub(super) table: Arc<Table>,
+    pub(super) clock: Clock,
+    pub(super) limits: Limits,
+    /// Each batch is synced before it is acknowledged.
+    pub(super) sync: bool,
+    /// Something was written and not yet synced.
+    pub(super) dirty: Arc<AtomicBool>,
+    pub(super) sweep: Sweep,
+}
+
+impl Writer {
+    /// Works until all senders are gone, then syncs.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut taken = Vec::with_capacity(MAX_GROUP);
+        let mut tick = Instant::now() + TICK;
+        loop {
+            match tokio::time::timeout_at(tick, jobs.recv_many(&mut taken, MAX_GROUP)).await {
+                Ok(0) => break,
+                Ok(_) => self.work(&mut taken),
+                Err(_) => self.revive(),
+            }
+            if Instant::now() >= tick {
+                tick = Instant::now() + TICK;
+                self.sweep_on();
+            }
+        }
+        if let Err(e) = self.flush() {
+            log::error!("the context store could not be synced at the end: {e}");
+        }
+    }
+
+    fn work(&mut self, taken: &mut Vec<Job>) {
+        self.revive();
+        let mut group = Group::default();
+        for job in taken.drain(..) {
+            let Job::Commit(job) = job else {
+                self.write(std::mem::take(&mut group)); // what was asked for first happens first
+                self.work_alone(job);
+                continue;
+            };
+            self.stage(*job, &mut group);
+        }
+        self.write(group);
+    }
+
+    fn work_alone(&mut self, job: Job) {
+        let _ = match job {
+            Job::EraseSession(key, reply) => reply.send(self.erase_session(&key)),
+            Job::EraseUser(key, reply) => reply.send(self.erase_user(&key)),
+            Job::Flush(reply) => reply.send(self.flush()),
+            #[cfg(test)]
+            Job::Sweep(reply) => reply.send(self.sweep_all()),
+            Job::Commit(_) => unreachable!("commits are grouped"),
+        }; // whoever asked may have gone
+    }
+
+    /// A directory that could not be opened after a failure is tried again.
+    fn revive(&self) {
+        if !self.disk.is_open() {
+            self.disk.reopen();
+        }
+    }
+
+    /// Writes a batch with the durability configured.
+    pub(super) fn write_batch(&self, fill: impl FnOnce(&mut Batch<'_>)) -> Result<(), TurnError> {
+        self.disk.write(self.sync, fill).inspect_err(|e| log::error!("the context store could not write: {e}"))?;
+        self.dirty.store(!self.sync, Ordering::Release);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), TurnError> {
+        self.dirty.store(false, Ordering::Release);
+        self.disk.with(|_| Ok(()))?;
+        self.disk.sync().map_err(|e| TurnError::Unavailable(e.to_string()))
+    }
+}
