@@ -1,1 +1,443 @@
-//! What every [`Store`](super::Store) must do, as one suite over any of them.
+//! What every [`Store`] must do, as one suite over any of them.
+//!
+//! `store_conformance!` makes a test of each behaviour from an expression that opens an empty store.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use super::{BeginRequest, Limits, Store, StoreBegin, Stored, settle};
+use crate::api::{Change, Claim, Clock, Commit, SessionKey, SessionState, SlotDelta, SlotValue, Tenant, Timestamp, TurnError, UserKey};
+
+/// What the suite asks its stores to keep.
+pub const LIMITS: Limits = Limits { turns: 4, keep: Duration::from_secs(3600) };
+/// How long the suite's claims live.
+const TURN: Duration = Duration::from_secs(60);
+
+/// A store under test.
+pub struct Subject {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    /// Kept until the store is closed, such as the directory it is in.
+    _with: Box<dyn Any + Send + Sync>,
+}
+
+impl Subject {
+    /// An empty store that keeps [`LIMITS`] and reads the manual `clock`, and what has to outlive it.
+    pub fn new(store: Arc<dyn Store>, clock: Clock, with: impl Any + Send + Sync) -> Self {
+        Self { store, clock, _with: Box::new(with) }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Begins a turn whose question is `q` and its id.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub async fn begin(&self, key: &SessionKey, id: &str, known: Option<&Arc<SessionState>>) -> Result<StoreBegin, TurnError> {
+        let until = self.clock.now().after(TURN);
+        let (message_id, q) = (id.into(), format!("q {id}").into());
+        settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, known })).await
+    }
+
+    /// Begins a turn that must be claimed.
+    ///
+    /// # Panics
+    /// It is not.
+    pub async fn claim(&self, key: &SessionKey, id: &str) -> (Claim, Arc<SessionState>) {
+        match self.begin(key, id, None).await.unwrap() {
+            StoreBegin::Claimed { claim, state } => (claim, state.unwrap_or_default()),
+            StoreBegin::Answered(turn) => panic!("answered as {}", turn.seq),
+        }
+    }
+
+    /// A whole turn.
+    ///
+    /// # Panics
+    /// It fails.
+    pub async fn turn(&self, key: &SessionKey, id: &str) -> Stored {
+        let (claim, base) = self.claim(key, id).await;
+        self.store.commit(&claim, &base, commit(id)).await.unwrap()
+    }
+
+    /// The session as it stands.
+    ///
+    /// # Panics
+    /// It cannot be read.
+    pub async fn state(&self, key: &SessionKey) -> Arc<SessionState> {
+        settle(self.store.load(key, None)).await.unwrap().unwrap_or_default()
+    }
+
+    async fn turn_with(&self, key: &SessionKey, commit: Commit) -> Stored {
+        let (claim, base) = self.claim(key, commit.message_id.expose()).await;
+        self.store.commit(&claim, &base, commit).await.unwrap()
+    }
+
+    async fn begin_until(&self, key: &SessionKey, id: &str, wait: Duration) -> Result<StoreBegin, TurnError> {
+        let (message_id, q) = (id.into(), format!("q {id}").into());
+        let until = self.clock.now().after(wait);
+        settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, known: None })).await
+    }
+}
+
+/// A commit that goes with [`Subject::begin`].
+pub fn commit(id: &str) -> Commit {
+    Commit {
+        message_id: id.into(),
+        q: format!("q {id}").into(),
+        a: format!("a {id}").into(),
+        fallback: false,
+        handoff: false,
+        slots: Vec::new(),
+        user_slots: Vec::new(),
+    }
+}
+
+/// A manual clock that does not begin at zero.
+pub fn clock() -> Clock {
+    Clock::manual(Timestamp(1_700_000_000_000))
+}
+
+/// A user of a tenant.
+///
+/// # Panics
+/// One of the names is none.
+pub fn user(tenant: &str, user: &str) -> UserKey {
+    Tenant::from_config(tenant).unwrap().user(user).unwrap()
+}
+
+/// A session of some user of some tenant.
+///
+/// # Panics
+/// The id is none.
+pub fn session(id: &str) -> SessionKey {
+    user("bank", "u").session(id).unwrap()
+}
+
+fn ids(state: &Arc<SessionState>) -> Vec<&str> {
+    state.turns.iter().map(|t| t.message_id.expose()).collect()
+}
+
+fn set(name: &str, value: SlotValue) -> SlotDelta {
+    SlotDelta { name: name.into(), change: Change::Set(value) }
+}
+
+fn add(name: &str, by: f64) -> SlotDelta {
+    SlotDelta { name: name.into(), change: Change::Add(by) }
+}
+
+fn number(state: &Arc<SessionState>, name: &str) -> Option<f64> {
+    match state.user_slots.0.get(name) {
+        Some(SlotValue::Number(n)) => Some(*n),
+        _ => None,
+    }
+}
+
+macro_rules! suite {
+    (($d:tt) $(async fn $case:ident($s:ident) $body:block)*) => {
+        $(#[allow(missing_docs, reason = "the name says it")]
+        pub async fn $case($s: Subject) $body)*
+
+        /// Makes one test of each behaviour of a store. `$open` yields a [`Subject`](crate::context::conformance::Subject).
+        #[macro_export]
+        macro_rules! store_conformance {
+            ($d open:expr) => {$(
+                #[tokio::test]
+                async fn $case() {
+                    $crate::context::conformance::$case($d open).await;
+                }
+            )*};
+        }
+    };
+}
+
+suite! { ($)
+    async fn a_session_begins_empty_and_its_first_turn_is_number_one(s) {
+        let (claim, base) = s.claim(&session("a"), "m1").await;
+        assert_eq!((base.seq, base.turns.len(), base.version), (0, 0, Default::default()));
+        let stored = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
+        assert_eq!((stored.turn.seq, stored.turn.at, stored.state.seq), (1, s.clock.now(), 1));
+        assert_ne!(stored.state.version, base.version);
+    }
+
+    async fn what_was_committed_is_read_as_it_was(s) {
+        let key = user("bank", "用户/1").session("web:\u{0}1").unwrap();
+        let values = [
+            set("bool", SlotValue::Bool(true)),
+            set("number", SlotValue::Number(-0.25)),
+            set("text", SlotValue::Text("订单".into())),
+            set("json", SlotValue::Json("{\"a\":[1]}".into())),
+            set("gone", SlotValue::Bool(false)),
+            SlotDelta { name: "gone".into(), change: Change::Remove },
+        ];
+        let mut full = commit("消息");
+        (full.a, full.fallback, full.handoff) = ("".into(), true, true);
+        (full.slots, full.user_slots) = (values.to_vec(), values.to_vec());
+        let stored = s.turn_with(&key, full).await;
+        let read = s.state(&key).await;
+        assert_eq!(*read.turns[0], *stored.turn);
+        assert_eq!((&read.slots, &read.user_slots), (&stored.state.slots, &stored.state.user_slots));
+        assert_eq!((read.version, read.seq, read.slots.0.len()), (stored.state.version, 1, 4));
+        assert!(read.turns[0].fallback && read.turns[0].handoff && read.turns[0].a.is_empty());
+    }
+
+    async fn a_current_copy_is_not_sent_again_and_an_old_one_is_replaced(s) {
+        let key = session("a");
+        let first = s.turn(&key, "m1").await.state;
+        assert!(settle(s.store.load(&key, Some(first.version))).await.unwrap().is_none());
+        let StoreBegin::Claimed { claim, state: None } = s.begin(&key, "m2", Some(&first)).await.unwrap() else { panic!() };
+        let second = s.store.commit(&claim, &first, commit("m2")).await.unwrap().state;
+        let StoreBegin::Claimed { state: Some(sent), claim } = s.begin(&key, "m3", Some(&first)).await.unwrap() else { panic!() };
+        assert_eq!((ids(&sent), sent.version), (vec!["m1", "m2"], second.version));
+        s.store.release(&claim);
+        assert_eq!(settle(s.store.load(&key, Some(first.version))).await.unwrap().unwrap().version, second.version);
+    }
+
+    async fn a_message_is_answered_once_and_its_id_cannot_be_used_again(s) {
+        let key = session("a");
+        let first = s.turn(&key, "m1").await;
+        for known in [None, Some(&first.state)] {
+            let StoreBegin::Answered(turn) = s.begin(&key, "m1", known).await.unwrap() else { panic!() };
+            assert_eq!(turn, first.turn);
+            let (id, q, until) = ("m1".into(), "other".into(), s.clock.now().after(TURN));
+            let reused = settle(s.store.begin(BeginRequest { key: &key, message_id: &id, q: &q, until, known })).await;
+            assert_eq!(reused.unwrap_err(), TurnError::MessageIdReused);
+        }
+        s.claim(&key, "m2").await.0.fence.checked_sub(1).unwrap(); // none of these left a claim behind
+    }
+
+    async fn an_answered_message_does_not_wait_for_another(s) {
+        let key = session("a");
+        let first = s.turn(&key, "m1").await;
+        let (_held, _) = s.claim(&key, "m2").await;
+        for known in [None, Some(&first.state)] {
+            assert!(matches!(s.begin(&key, "m1", known).await.unwrap(), StoreBegin::Answered(_)));
+        }
+    }
+
+    async fn the_newest_turns_are_kept_and_numbers_go_on(s) {
+        let key = session("a");
+        for i in 1..=6 {
+            assert_eq!(s.turn(&key, &format!("m{i}")).await.turn.seq, i);
+        }
+        let state = s.state(&key).await;
+        assert_eq!((ids(&state), state.seq), (vec!["m3", "m4", "m5", "m6"], 6));
+        let again = s.turn(&key, "m1").await; // no longer among the kept turns: a new message
+        assert_eq!((again.turn.seq, ids(&again.state)), (7, vec!["m4", "m5", "m6", "m1"]));
+    }
+
+    async fn a_lapsed_claim_cannot_commit_and_a_newer_one_can(s) {
+        let key = session("a");
+        let (old, base) = s.claim(&key, "m1").await;
+        s.clock.advance(TURN);
+        assert_eq!(s.store.commit(&old, &base, commit("m1")).await.unwrap_err(), TurnError::ClaimLost);
+        let (new, base) = s.claim(&key, "m2").await;
+        assert!(new.fence > old.fence);
+        assert_eq!(s.store.commit(&old, &base, commit("m1")).await.unwrap_err(), TurnError::ClaimLost);
+        s.store.release(&old); // does not free what is not its own
+        assert_eq!(s.begin_until(&key, "m3", Duration::from_millis(5)).await.unwrap_err(), TurnError::InProgress);
+        assert_eq!(s.store.commit(&new, &base, commit("m2")).await.unwrap().turn.seq, 1);
+    }
+
+    async fn a_repeated_commit_yields_the_turn_it_made(s) {
+        let key = session("a");
+        let (claim, base) = s.claim(&key, "m1").await;
+        let first = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
+        let again = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
+        assert_eq!((again.turn, ids(&again.state)), (first.turn.clone(), vec!["m1"]));
+        s.turn(&key, "m2").await;
+        let later = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
+        assert_eq!((later.turn, ids(&later.state)), (first.turn, vec!["m1", "m2"]));
+        let mut other = commit("m1");
+        other.q = "other".into();
+        assert_eq!(s.store.commit(&claim, &base, other).await.unwrap_err(), TurnError::MessageIdReused);
+        assert_eq!(s.store.commit(&claim, &base, commit("m3")).await.unwrap_err(), TurnError::ClaimLost);
+    }
+
+    async fn the_same_commit_twice_at_once_is_one_turn(s) {
+        let key = session("a");
+        let (claim, base) = s.claim(&key, "m1").await;
+        let (one, two) = tokio::join!(s.store.commit(&claim, &base, commit("m1")), s.store.commit(&claim, &base, commit("m1")));
+        assert_eq!(one.unwrap().turn, two.unwrap().turn);
+        assert_eq!(s.state(&key).await.seq, 1);
+    }
+
+    async fn a_released_session_is_free_and_unchanged(s) {
+        let key = session("a");
+        let before = s.turn(&key, "m1").await.state;
+        let (claim, _) = s.claim(&key, "m2").await;
+        s.store.release(&claim);
+        let (_, state) = s.claim(&key, "m2").await;
+        assert_eq!(state.version, before.version);
+    }
+
+    async fn waiting_for_a_session_ends_at_the_deadline(s) {
+        let key = session("a");
+        let (_held, _) = s.claim(&key, "m1").await;
+        assert_eq!(s.begin_until(&key, "m2", Duration::from_millis(5)).await.unwrap_err(), TurnError::InProgress);
+    }
+
+    async fn those_who_wait_are_served_in_order_one_at_a_time(s) {
+        let key = session("a");
+        let (held, base) = s.claim(&key, "m0").await;
+        let served = std::sync::Mutex::new(Vec::new());
+        let waiters = (1..100).map(|i| {
+            let (s, key, served) = (&s, &key, &served);
+            async move {
+                let id = format!("m{i}");
+                let (claim, state) = s.claim(key, &id).await;
+                served.lock().unwrap().push(i);
+                assert_eq!(state.seq, served.lock().unwrap().len() as u64, "each sees its predecessor's turn");
+                s.store.commit(&claim, &state, commit(&id)).await.unwrap();
+            }
+        });
+        let first = async {
+            tokio::task::yield_now().await;
+            s.store.commit(&held, &base, commit("m0")).await.unwrap();
+        };
+        tokio::join!(join_all(waiters), first);
+        assert_eq!(*served.lock().unwrap(), (1..100).collect::<Vec<_>>());
+    }
+
+    async fn one_who_stops_waiting_lets_the_next_by(s) {
+        let key = session("a");
+        let (held, _) = s.claim(&key, "m1").await;
+        let mut gone = Box::pin(s.begin(&key, "m2", None));
+        let mut next = Box::pin(s.begin(&key, "m3", None));
+        for _ in 0..2 {
+            let both = async { tokio::join!(&mut gone, &mut next) };
+            assert!(tokio::time::timeout(Duration::from_millis(5), both).await.is_err());
+        }
+        drop(gone);
+        s.store.release(&held);
+        assert!(matches!(next.await.unwrap(), StoreBegin::Claimed { .. }));
+    }
+
+    async fn sessions_do_not_wait_for_each_other(s) {
+        let (_held, _) = s.claim(&session("a"), "m1").await;
+        assert_eq!(s.turn(&session("b"), "m1").await.turn.seq, 1);
+    }
+
+    async fn changes_of_user_slots_from_two_sessions_both_count(s) {
+        let (a, b) = (session("a"), session("b"));
+        let with = |id: &str| Commit { user_slots: vec![add("n", 1.0)], ..commit(id) };
+        let (claim_a, base_a) = s.claim(&a, "m1").await;
+        let (claim_b, base_b) = s.claim(&b, "m1").await;
+        let (one, two) = tokio::join!(s.store.commit(&claim_a, &base_a, with("m1")), s.store.commit(&claim_b, &base_b, with("m1")));
+        let (one, two) = (one.unwrap().state, two.unwrap().state);
+        assert_eq!(number(&one, "n").unwrap() + number(&two, "n").unwrap(), 3.0);
+        for key in [&a, &b] {
+            assert_eq!(number(&s.state(key).await, "n"), Some(2.0));
+        }
+        let StoreBegin::Claimed { state: Some(fresh), claim } = s.begin(&a, "m2", Some(&one)).await.unwrap() else {
+            panic!("the other session's change makes the copy old")
+        };
+        assert_eq!(number(&fresh, "n"), Some(2.0));
+        s.store.commit(&claim, &fresh, Commit { user_slots: vec![SlotDelta { name: "n".into(), change: Change::Remove }], ..commit("m2") })
+            .await
+            .unwrap();
+        assert_eq!(number(&s.state(&b).await, "n"), None);
+    }
+
+    async fn an_erased_session_is_empty_and_its_numbers_go_on(s) {
+        let (key, other) = (session("a"), session("b"));
+        let with = Commit { slots: vec![add("s", 1.0)], user_slots: vec![add("u", 1.0)], ..commit("m1") };
+        let before = s.turn_with(&key, with).await.state;
+        s.turn(&other, "m1").await;
+        s.store.erase_session(&key).await.unwrap();
+        let state = s.state(&key).await;
+        assert_eq!((state.seq, state.turns.len(), state.slots.0.len(), number(&state, "u")), (1, 0, 0, Some(1.0)));
+        assert_ne!(state.version, before.version);
+        assert_eq!(s.turn(&key, "m1").await.turn.seq, 2);
+        assert_eq!(ids(&s.state(&other).await), ["m1"]);
+    }
+
+    async fn a_turn_begun_before_an_erasure_is_not_committed(s) {
+        let key = session("a");
+        for erase_user in [false, true] {
+            let (claim, base) = s.claim(&key, "m1").await;
+            if erase_user {
+                s.store.erase_user(key.user()).await.unwrap();
+            } else {
+                s.store.erase_session(&key).await.unwrap();
+            }
+            assert_eq!(s.store.commit(&claim, &base, commit("m1")).await.unwrap_err(), TurnError::ClaimLost);
+            assert_eq!(s.state(&key).await.seq, 0);
+        }
+    }
+
+    async fn an_erased_user_has_no_turns_and_no_slots(s) {
+        let (a, b) = (session("a"), session("b"));
+        let other = user("bank", "u2").session("a").unwrap();
+        for key in [&a, &b, &other] {
+            s.turn_with(key, Commit { user_slots: vec![add("n", 1.0)], ..commit("m1") }).await;
+        }
+        s.store.erase_user(a.user()).await.unwrap();
+        for key in [&a, &b] {
+            let state = s.state(key).await;
+            assert_eq!((state.seq, state.turns.len(), number(&state, "n")), (1, 0, None));
+        }
+        let untouched = s.state(&other).await;
+        assert_eq!((ids(&untouched), number(&untouched, "n")), (vec!["m1"], Some(1.0)));
+    }
+
+    async fn an_expired_session_is_as_if_it_had_never_been(s) {
+        let key = session("a");
+        for i in 1..=3 {
+            s.turn_with(&key, Commit { user_slots: vec![add("n", 1.0)], slots: vec![add("s", 1.0)], ..commit(&format!("m{i}")) }).await;
+        }
+        let copy = s.state(&key).await;
+        s.clock.advance(LIMITS.keep);
+        let state = s.state(&key).await;
+        assert_eq!((state.seq, state.turns.len(), state.slots.0.len(), state.user_slots.0.len()), (0, 0, 0, 0));
+        let StoreBegin::Claimed { claim, state: Some(base) } = s.begin(&key, "m1", Some(&copy)).await.unwrap() else { panic!() };
+        let stored = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
+        assert_eq!((stored.turn.seq, ids(&s.state(&key).await)), (1, vec!["m1"]));
+    }
+
+    async fn each_commit_renews_the_expiry(s) {
+        let key = session("a");
+        s.turn_with(&key, Commit { user_slots: vec![add("n", 1.0)], ..commit("m1") }).await;
+        for id in ["m2", "m3"] {
+            s.clock.advance(LIMITS.keep - TURN);
+            s.turn(&key, id).await;
+        }
+        let state = s.state(&key).await;
+        assert_eq!((ids(&state), number(&state, "n")), (vec!["m1", "m2", "m3"], Some(1.0)));
+    }
+
+    async fn a_session_that_expires_during_a_turn_goes_on(s) {
+        let key = session("a");
+        s.turn(&key, "m1").await;
+        s.clock.advance(LIMITS.keep - TURN / 2);
+        let (claim, base) = s.claim(&key, "m2").await;
+        s.clock.advance(TURN / 2);
+        assert_eq!(s.store.commit(&claim, &base, commit("m2")).await.unwrap().turn.seq, 2);
+        assert_eq!(ids(&s.state(&key).await), ["m1", "m2"]);
+    }
+
+    async fn equal_ids_of_two_tenants_are_two_conversations(s) {
+        let (a, b) = (user("bank-a", "u").session("s").unwrap(), user("bank-b", "u").session("s").unwrap());
+        s.turn_with(&a, Commit { user_slots: vec![add("n", 1.0)], ..commit("m1") }).await;
+        assert_eq!((s.state(&b).await.seq, s.state(&b).await.user_slots.0.len()), (0, 0));
+        s.store.erase_user(b.user()).await.unwrap();
+        assert_eq!(ids(&s.state(&a).await), ["m1"]);
+    }
+
+    async fn a_flush_follows_what_was_committed(s) {
+        s.turn(&session("a"), "m1").await;
+        s.store.flush().await.unwrap();
+        assert_eq!(s.state(&session("a")).await.seq, 1);
+    }
+}
+
+/// Runs futures side by side on one task, each polled first in order.
+async fn join_all(futures: impl Iterator<Item = impl Future<Output = ()>>) {
+    let mut running: Vec<_> = futures.map(Box::pin).collect();
+    std::future::poll_fn(|cx| {
+        running.retain_mut(|future| future.as_mut().poll(cx).is_pending());
+        if running.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}

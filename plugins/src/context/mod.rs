@@ -5,6 +5,7 @@
 
 pub mod cache;
 #[cfg(any(test, feature = "conformance"))]
+#[macro_use]
 pub mod conformance;
 pub mod embedded;
 mod store;

@@ -1,0 +1,103 @@
+//! The embedded store under the common suite, a random model, damage, crashes and a failing disk.
+
+mod crash;
+mod damage;
+mod model;
+mod parallel;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::Embedded;
+use crate::{
+    api::Clock,
+    context::{
+        Durability, OpenError,
+        conformance::{LIMITS, Subject, clock, session},
+    },
+};
+
+/// A directory of its own, removed with the test.
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let dir = std::env::temp_dir().join(format!("fengda-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0); // a leftover does no harm
+    }
+}
+
+fn open(dir: &Path, durability: Durability, clock: &Clock) -> Embedded {
+    Embedded::open(dir, durability, LIMITS, clock.clone()).unwrap()
+}
+
+fn subject(durability: Durability) -> Subject {
+    let (dir, clock) = (TempDir::new(), clock());
+    Subject::new(Arc::new(open(dir.path(), durability, &clock)), clock, dir)
+}
+
+mod os {
+    store_conformance!(super::subject(super::Durability::Os));
+}
+mod disk {
+    store_conformance!(super::subject(super::Durability::Disk));
+}
+
+#[tokio::test]
+async fn a_second_opening_of_the_directory_is_refused() {
+    let (dir, clock) = (TempDir::new(), clock());
+    let _first = open(dir.path(), Durability::Os, &clock);
+    let second = Embedded::open(dir.path(), Durability::Os, LIMITS, clock).err().unwrap();
+    assert!(matches!(second, OpenError::InUse(_)));
+    assert!(second.to_string().ends_with("is in use by another fengda"), "{second}");
+}
+
+#[tokio::test]
+async fn a_claim_from_before_a_restart_is_worth_nothing_after_it() {
+    let (dir, clock) = (TempDir::new(), clock());
+    let reopen = || Subject::new(Arc::new(open(dir.path(), Durability::Os, &clock)), clock.clone(), ());
+    let before = reopen();
+    let (old, base) = before.claim(&session("a"), "m1").await;
+    drop(before);
+    let after = reopen();
+    let (new, _) = after.claim(&session("a"), "m2").await;
+    assert!(new.fence > old.fence);
+    let refused = after.store().commit(&old, &base, crate::context::conformance::commit("m1")).await;
+    assert_eq!(refused.unwrap_err(), crate::api::TurnError::ClaimLost);
+}
+
+#[tokio::test]
+async fn expired_records_are_removed_from_the_disk() {
+    let (dir, clock) = (TempDir::new(), clock());
+    let store = Arc::new(open(dir.path(), Durability::Os, &clock));
+    let s = Subject::new(store.clone(), clock.clone(), ());
+    for i in 0..30 {
+        s.turn(&session(&format!("old{i}")), "m1").await;
+    }
+    clock.advance(LIMITS.keep / 2);
+    s.turn(&session("new"), "m1").await;
+    let records = || store.disk.with(|engine| Ok(engine.places(&[])?.len())).unwrap();
+    store.sweep().await.unwrap();
+    assert_eq!(records(), 31 * 2 + 1, "a head and a turn of each, and the count of openings");
+    clock.advance(LIMITS.keep / 2);
+    store.sweep().await.unwrap();
+    assert_eq!(records(), 2 + 1);
+    assert_eq!(s.state(&session("new")).await.seq, 1);
+}
