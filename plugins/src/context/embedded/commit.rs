@@ -80,7 +80,7 @@ impl Writer {
         let user = job.claim.key.user();
         let (head, mut slots) = match (group.users.get(user), known) {
             (Some(present), _) => present.clone(),
-            (None, Some(head)) if head.version == job.base.version.user => (head, job.base.user_slots.clone()),
+            (None, Some(head)) if head.live(now).version == job.base.version.user => (head.live(now), job.base.user_slots.clone()),
             (None, _) => match self.disk.with(|engine| engine.user(user.as_bytes()))? {
                 (head, slots) if head.expires > now => (head, slots),
                 _ => (UserHead::ABSENT, Slots::default()),

@@ -123,6 +123,12 @@ impl Disk {
         }
     }
 
+    /// How many batches were written so far.
+    #[cfg(test)]
+    pub(super) fn batches(&self) -> u64 {
+        self.with(|engine| Ok(engine.db.seqno())).unwrap()
+    }
+
     /// Whether reads and writes are possible.
     pub(super) fn is_open(&self) -> bool {
         self.engine.read().unwrap_or_else(PoisonError::into_inner).is_some()
