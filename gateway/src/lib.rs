@@ -1,3 +1,4 @@
 //! The gateway as a library.
 
 pub mod config;
+pub mod flow;
