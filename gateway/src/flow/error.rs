@@ -19,6 +19,8 @@ pub enum ErrorKind {
     Effects,
     /// The function returned something that is no answer.
     BadReturn,
+    /// A fault of ours, not of the script.
+    Internal,
 }
 
 impl ErrorKind {
@@ -32,6 +34,7 @@ impl ErrorKind {
             Self::Output => "output",
             Self::Effects => "effects",
             Self::BadReturn => "bad_return",
+            Self::Internal => "internal",
         }
     }
 }
@@ -59,4 +62,87 @@ impl std::fmt::Display for Where {
         f.write_str(self.0.as_str())?;
         self.1.map_or(Ok(()), |line| write!(f, " at line {line}"))
     }
+}
+
+/// The name under which the trusted prelude stands in tracebacks.
+pub(super) const PRELUDE: &str = "fengda";
+
+/// Calls kept of a traceback: after runaway recursion there are thousands.
+const MAX_CALLS: usize = 16;
+
+impl ScriptError {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<Text>) -> Self {
+        Self { kind, message: message.into(), line: None, traceback: Text::default() }
+    }
+
+    /// An error of the compiler, whose messages begin with the line.
+    pub(super) fn syntax(err: &mlua::Error) -> Self {
+        let text = words(err);
+        let line = text.split_once(':').and_then(|(line, rest)| Some((line.trim().parse().ok()?, rest.trim_start())));
+        let (line, message) = line.map_or((None, text), |(line, rest)| (Some(line), rest));
+        Self { line, ..Self::new(ErrorKind::Compile, message) }
+    }
+
+    /// An error that a run ended with.
+    pub(super) fn from_lua(err: &mlua::Error) -> Self {
+        if matches!(err, mlua::Error::MemoryError(_)) {
+            return Self::new(ErrorKind::Memory, "the turn used up its memory");
+        }
+        let Parts { place, message, traceback } = Parts::of(err);
+        Self { kind: ErrorKind::Runtime, message: message.into(), line: place.map(|(_, line)| line), traceback: traceback.into() }
+    }
+}
+
+/// An error of mlua taken apart. Luau puts places into texts: `chunk:line: message`, and one `chunk:line …` for each call in a traceback.
+pub(super) struct Parts {
+    place: Option<(String, u32)>,
+    message: String,
+    /// Calls of the script only.
+    traceback: String,
+}
+
+impl Parts {
+    pub(super) fn of(err: &mlua::Error) -> Self {
+        let (message, traceback) = match err {
+            mlua::Error::CallbackError { traceback, cause } => (words(cause), traceback.as_str()),
+            mlua::Error::RuntimeError(text) => text.rsplit_once("\nstack traceback:\n").unwrap_or((text, "")),
+            other => (words(other), ""),
+        };
+        let of_script = |call: &&str| split_place(call).is_some_and(|(chunk, ..)| chunk != PRELUDE);
+        let calls: Vec<&str> = traceback.lines().map(str::trim_start).filter(of_script).take(MAX_CALLS).collect();
+        let (own, message) = match split_place(message) {
+            Some((chunk, line, rest)) => (Some((chunk, line)), rest.strip_prefix(':').unwrap_or(rest).trim_start()),
+            None => (None, message),
+        };
+        let outer = || calls.first().and_then(|call| split_place(call)).map(|(chunk, line, _)| (chunk, line));
+        let place = own.filter(|(chunk, _)| *chunk != PRELUDE).or_else(outer);
+        Self { place: place.map(|(chunk, line)| (chunk.to_owned(), line)), message: message.to_owned(), traceback: calls.join("\n") }
+    }
+
+    /// The error as Luau words its own.
+    pub(super) fn text(self) -> String {
+        match self.place {
+            Some((chunk, line)) => format!("{chunk}:{line}: {}", self.message),
+            None => self.message,
+        }
+    }
+}
+
+/// The message alone, without what `Display` puts around it.
+fn words(err: &mlua::Error) -> &str {
+    match err {
+        mlua::Error::RuntimeError(text) | mlua::Error::MemoryError(text) | mlua::Error::SyntaxError { message: text, .. } => text,
+        mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => words(cause),
+        mlua::Error::FromLuaConversionError { from: "nil", .. } => "an argument is missing",
+        mlua::Error::FromLuaConversionError { .. } => "an argument has the wrong type",
+        _ => "the call failed",
+    }
+}
+
+/// `chunk:line` at the start of a text, and what follows it.
+fn split_place(text: &str) -> Option<(&str, u32, &str)> {
+    let (chunk, rest) = text.split_once(':')?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let line = rest[..digits].parse().ok()?;
+    Some((chunk, line, &rest[digits..]))
 }

@@ -1,184 +1,249 @@
-//! One turn of a script: what goes in, what it asks for, what comes out.
+//! One turn of a script, from start to end: the loop that resumes its coroutine under its limits.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use fengda_plugins::api::{SessionKey, SessionState, SlotDelta, Text, Timestamp};
+use fengda_plugins::api::{SessionState, Text, Timestamp};
+use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
 
-use super::{Script, ScriptError};
+use super::{
+    AnswerId, Effect, End, ErrorKind, Input, Limits, LogLine, Reply, Resume, Script, ScriptError, Step,
+    budget::{self, Seat},
+    host::{self, Turn},
+    lib_turn::{text_of, with_article},
+    vm::{self, Place, Seated, Vm},
+};
 
-/// What one turn may use. A turn over a limit fails; the script cannot catch that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// CPU time in Lua, over all parts of the turn; waiting for effects does not count. Enforced to about 2 ms.
-    pub cpu: Duration,
-    /// How much the VM may grow during the turn, in bytes, garbage included.
-    pub memory: usize,
-    /// Said and returned text together, in bytes.
-    pub output: usize,
-    /// Effects asked for.
-    pub effects: u32,
-    /// Log lines kept; further ones are counted and reported in one last line.
-    pub log_lines: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { cpu: Duration::from_millis(50), memory: 32 << 20, output: 64 << 10, effects: 32, log_lines: 100 }
-    }
-}
-
-/// What a turn starts from.
-#[derive(Debug)]
-pub struct Input {
-    /// The tenant's script.
-    pub script: Arc<Script>,
-    /// What it may use.
-    pub limits: Limits,
-    /// The tenant's ready-made texts by name.
-    pub canned: Arc<BTreeMap<String, Text>>,
-    /// What the user wrote.
-    pub query: Text,
-    /// The message's id.
-    pub message_id: Text,
-    /// Whose conversation; of the same tenant as the script.
-    pub key: SessionKey,
-    /// The channel the client named.
-    pub channel: Option<Text>,
-    /// The language the client named.
-    pub lang: Option<Text>,
-    /// The conversation so far.
-    pub state: Arc<SessionState>,
-    /// When the turn began.
-    pub now: Timestamp,
-}
-
-/// Names an answer of a model that the caller holds for the turn. The caller chooses the numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct AnswerId(pub u32);
-
-/// Why a model gave no answer; the script sees the word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AnswerError {
-    /// It could not be reached or answered badly.
-    #[error("upstream_failed")]
-    UpstreamFailed,
-    /// It took too long.
-    #[error("timeout")]
-    Timeout,
-    /// The circuit is open: it was not asked.
-    #[error("open")]
-    Open,
-}
-
-/// What a script asks its caller to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Ask the model; answered with [`Resume::Answer`], once the answer has begun.
-    Answer {
-        /// The question.
-        query: Text,
-        /// Whether the session's turns go along.
-        history: bool,
-    },
-    /// Wait for the whole text of an answer; answered with [`Resume::Text`]. May be asked more than once for one answer.
-    AnswerText(AnswerId),
-}
-
-/// What a run goes on with.
-#[derive(Debug)]
-pub enum Resume {
-    /// Nothing: the first time.
-    Start,
-    /// The outcome of [`Effect::Answer`].
-    Answer(Result<AnswerId, AnswerError>),
-    /// The outcome of [`Effect::AnswerText`].
-    Text(Result<Text, AnswerError>),
-}
-
-/// How far a run came.
-#[derive(Debug)]
-pub enum Step {
-    /// It waits for this effect's outcome.
-    Effect(Effect),
-    /// It is over.
-    Done(Reply),
-    /// It failed; nothing of it counts, apart from its log lines.
-    Failed(ScriptError),
-}
-
-/// How the reply ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
-    /// With this text.
-    Text(Text),
-    /// With this answer, streamed as it comes.
-    Answer(AnswerId),
-    /// With what was said.
-    Said,
-    /// A model call failed and the script left it at that: the tenant's fallback text is due. Nothing was said.
-    Fallback,
-}
-
-/// What a turn came to. The answer is `said`, then what `end` gives, joined by `\n`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reply {
-    /// The said texts, in order.
-    pub said: Vec<Text>,
-    /// What follows them.
-    pub end: End,
-    /// The script asked for a person to take over.
-    pub handoff: bool,
-    /// Changes to the session's slots, in order.
-    pub slots: Vec<SlotDelta>,
-    /// Changes to the user's slots, in order.
-    pub user_slots: Vec<SlotDelta>,
-}
-
-/// How much a log line matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// `log(text)`
-    Info,
-    /// `log.warn(text)`
-    Warn,
-    /// `log.error(text)`
-    Error,
-}
-
-/// What a script logged: for its tenant's own sink only.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogLine {
-    /// How much it matters.
-    pub level: Level,
-    /// The words.
-    pub text: Text,
-    /// The line of the script that logged it.
-    pub line: Option<u32>,
-}
+/// What the coroutine says when it stops: its end, or the effect it waits for. Known to `prelude.luau`.
+const DONE: i64 = 0;
+const ANSWER: i64 = 1;
+const TEXT: i64 = 2;
 
 /// One turn of a script. Dropping it abandons the turn.
 ///
-/// It is plain data and `Send`; the coroutine behind it stays on the thread of the first [`Run::resume`], and resuming it on another
-/// thread fails the run.
-#[derive(Debug)]
+/// It is plain data and `Send`. The coroutine behind it stays on the thread of the first [`Run::resume`]; resuming it on another thread
+/// fails the run, and dropping it there leaves the coroutine behind until its thread ends. So it belongs on a current-thread runtime.
 pub struct Run {
-    input: Input,
+    /// `None` after the end.
+    turn: Option<Box<Turn>>,
+    place: Option<Place>,
+    logs: Vec<LogLine>,
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// How one poll of the coroutine ended.
+enum Polled {
+    /// It ran long and gives way.
+    Long,
+    Effect(Effect),
+    /// The script's function returned this.
+    Returned(Value),
+    Failed(ScriptError),
 }
 
 impl Run {
     /// Prepares a turn. Nothing runs before [`Run::resume`] with [`Resume::Start`].
     pub fn start(input: Input) -> Self {
-        Self { input }
+        Self { turn: Some(Box::new(Turn::new(input))), place: None, logs: Vec::new() }
     }
 
-    /// Runs the script until its next effect or its end. A script that computes for long gives way to other tasks every millisecond or so.
+    /// Runs the script until its next effect or its end. A script that computes for long gives way to other tasks every millisecond or two.
+    ///
+    /// `with` is [`Resume::Start`] the first time, and then the outcome of the effect that was asked for.
     pub async fn resume(&mut self, with: Resume) -> Step {
-        let _ = (&self.input, with);
-        unimplemented!()
+        let mut with = Some(with);
+        loop {
+            match self.poll(with.take()) {
+                Some(step) => return step,
+                None => tokio::task::yield_now().await,
+            }
+        }
     }
 
-    /// Takes the log lines written so far; call it after each step, or once at the end, failed or not.
+    /// Takes the log lines written so far; to be called at the end at the latest, failed or not.
     pub fn take_logs(&mut self) -> Vec<LogLine> {
-        Vec::new()
+        let running = self.turn.as_mut().map(|turn| std::mem::take(&mut turn.logs));
+        let mut logs = std::mem::take(&mut self.logs);
+        logs.extend(running.unwrap_or_default());
+        logs
+    }
+
+    /// Runs the coroutine once; `None` if it is to be run again after other tasks had their turn.
+    fn poll(&mut self, with: Option<Resume>) -> Option<Step> {
+        let Some(turn) = self.turn.take() else { return Some(internal("the run is over")) };
+        let seated = match self.place.take() {
+            None => vm::local(|local| local.vm(&turn.input.script).and_then(|vm| Ok(Seated { coroutine: vm.coroutine()?, vm }))),
+            Some(place) => match vm::local(|local| local.take(place)).flatten() {
+                Some(seated) => Some(Ok(seated)),
+                None => return Some(internal("the run was resumed on another thread")),
+            },
+        };
+        let seated = match seated {
+            Some(Ok(seated)) => seated,
+            Some(Err(e)) => return Some(Step::Failed(ScriptError::from_lua(&e))),
+            None => return Some(internal("the thread is ending")),
+        };
+        let (mut turn, polled) = poll(&seated, turn, with, false);
+        let step = match polled {
+            Polled::Long => None,
+            Polled::Effect(effect) => Some(Step::Effect(effect)),
+            Polled::Returned(value) => Some(finish(&seated.vm, &mut turn, &value).map_or_else(Step::Failed, Step::Done)),
+            Polled::Failed(error) => Some(Step::Failed(error)),
+        };
+        if matches!(step, None | Some(Step::Effect(_))) {
+            self.place = vm::local(|local| local.put(seated));
+            self.turn = Some(turn);
+        } else {
+            self.logs = std::mem::take(&mut turn.logs);
+            drop(turn); // and with it maybe the last hold on a replaced script
+            vm::local(|local| local.end(seated));
+        }
+        step
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.turn = None;
+        let Some(place) = self.place else { return };
+        let ended = vm::local(|local| local.take(place).map(|seated| local.end(seated)));
+        if ended.is_some_and(|ended| ended.is_none()) {
+            log::error!("a flow's run was dropped on another thread than its own; its coroutine stays until that thread ends");
+        }
+    }
+}
+
+fn internal(why: &str) -> Step {
+    Step::Failed(ScriptError::new(ErrorKind::Internal, why))
+}
+
+/// Runs the coroutine until it yields or ends, with the turn in place and its limits armed.
+fn poll(seated: &Seated, mut turn: Box<Turn>, with: Option<Resume>, only_load: bool) -> (Box<Turn>, Polled) {
+    let (vm, lua) = (&seated.vm, seated.vm.lua());
+    let args = match arguments(vm, &mut turn, with, only_load) {
+        Ok(args) => args,
+        Err(e) => return (turn, Polled::Failed(ScriptError::from_lua(&e))),
+    };
+    let before = lua.used_memory();
+    let allowance = turn.input.limits.memory.saturating_sub(turn.grown);
+    let running = vm.seat.enter(vm.gate, lua);
+    turn.since = running.since;
+    let occupied = host::occupy(turn);
+    let result = Limited::to(lua, before + allowance).and_then(|_limited| seated.coroutine.resume::<(Option<i64>, Value, Value)>(args));
+    let mut turn = occupied.leave();
+    turn.spent += budget::now().saturating_sub(turn.since);
+    drop(running);
+    turn.grown += lua.used_memory().saturating_sub(before);
+
+    let polled = match (result, turn.stop) {
+        (Err(e), Some((kind, why))) => Polled::Failed(ScriptError { kind, message: why.into(), ..ScriptError::from_lua(&e) }),
+        (Ok(_), Some((kind, why))) => Polled::Failed(ScriptError::new(kind, why)),
+        (Err(e), None) => Polled::Failed(ScriptError::from_lua(&e)),
+        (Ok((None, ..)), None) => Polled::Long,
+        (Ok((Some(DONE), value, _)), None) => Polled::Returned(value),
+        (Ok((Some(code), a, b)), None) => effect(code, &a, &b).map_or_else(Polled::Failed, Polled::Effect),
+    };
+    (turn, polled)
+}
+
+/// A VM's memory limit, lifted when this is dropped: it makes every allocation by the host a protected call.
+struct Limited<'a>(&'a Lua);
+
+impl<'a> Limited<'a> {
+    fn to(lua: &'a Lua, bytes: usize) -> mlua::Result<Self> {
+        lua.set_memory_limit(bytes).map(|_| Self(lua))
+    }
+}
+
+impl Drop for Limited<'_> {
+    fn drop(&mut self) {
+        self.0.set_memory_limit(0).expect("its limit was set before");
+    }
+}
+
+/// What the coroutine is resumed with: made while the memory limit is off.
+fn arguments(vm: &Vm, turn: &mut Turn, with: Option<Resume>, only_load: bool) -> mlua::Result<MultiValue> {
+    let lua = vm.lua();
+    match with {
+        None => Ok(MultiValue::new()),
+        Some(Resume::Start) => (vm.instance()?, only_load).into_lua_multi(lua),
+        Some(Resume::Answer(Ok(id))) => {
+            turn.answers.push(id);
+            id.0.into_lua_multi(lua)
+        }
+        Some(Resume::Text(Ok(text))) => lua.create_string(text.expose())?.into_lua_multi(lua),
+        Some(Resume::Answer(Err(e)) | Resume::Text(Err(e))) => {
+            turn.call_failed = true;
+            (Value::Nil, e.to_string()).into_lua_multi(lua)
+        }
+    }
+}
+
+fn effect(code: i64, a: &Value, b: &Value) -> Result<Effect, ScriptError> {
+    let unknown = || ScriptError::new(ErrorKind::Internal, "the prelude yielded an effect that is not known here");
+    match (code, a, b) {
+        (ANSWER, Value::String(query), Value::Boolean(history)) => {
+            let query = query.to_str().map_err(|_| ScriptError::new(ErrorKind::Runtime, "nlp.answer: the text is not UTF-8"))?;
+            Ok(Effect::Answer { query: (&*query).into(), history: *history })
+        }
+        (TEXT, Value::Integer(id), _) => u32::try_from(*id).map(|id| Effect::AnswerText(AnswerId(id))).map_err(|_| unknown()),
+        _ => Err(unknown()),
+    }
+}
+
+/// Makes the reply of what the script's function returned.
+fn finish(vm: &Vm, turn: &mut Turn, returned: &Value) -> Result<Reply, ScriptError> {
+    let bad = |why: String| Err(ScriptError::new(ErrorKind::BadReturn, why));
+    let end = match returned {
+        Value::Nil if !turn.said.is_empty() => End::Said,
+        Value::Nil if turn.call_failed => End::Fallback,
+        Value::Nil => return bad("the flow returned nothing and said nothing".into()),
+        Value::Table(table) if table.metatable().is_some_and(|meta| meta == vm.sandbox.answer_meta) => {
+            let id = table.raw_get(1).ok().map(AnswerId).filter(|id| turn.answers.contains(id));
+            let Some(id) = id else { return bad("the flow returned an answer that is not one of this turn's".into()) };
+            End::Answer(id)
+        }
+        value @ (Value::String(_) | Value::Integer(_) | Value::Number(_)) => {
+            let text = text_of("the flow's answer", value, |text| {
+                turn.charge_output(text.len())?;
+                Ok(Text::from(text))
+            });
+            End::Text(text.map_err(|e| {
+                let kind = turn.stop.map_or(ErrorKind::BadReturn, |(kind, _)| kind);
+                ScriptError { kind, ..ScriptError::from_lua(&e) }
+            })?)
+        }
+        other => return bad(format!("the flow returned {}; it returns a text or an answer", with_article(other.type_name()))),
+    };
+    Ok(Reply {
+        said: std::mem::take(&mut turn.said),
+        end,
+        handoff: turn.handoff,
+        slots: std::mem::take(&mut turn.session).into_deltas(),
+        user_slots: std::mem::take(&mut turn.user).into_deltas(),
+    })
+}
+
+/// See [`Script::check`].
+pub(super) fn check(script: &Arc<Script>, limits: Limits, canned: &Arc<BTreeMap<String, Text>>) -> Result<(), ScriptError> {
+    let key = script.tenant().user("check").and_then(|user| user.session("check")).expect("a short id is an id");
+    let (query, message_id) = (Text::default(), Text::default());
+    let (state, now) = (Arc::<SessionState>::default(), Timestamp::default());
+    let (script, canned) = (script.clone(), canned.clone());
+    let vm = std::rc::Rc::new(Vm::new(&script, Seat::take()).map_err(|e| ScriptError::from_lua(&e))?);
+    let seated = Seated { coroutine: vm.coroutine().map_err(|e| ScriptError::from_lua(&e))?, vm };
+    let input = Input { script, limits, canned, query, message_id, key, channel: None, lang: None, state, now };
+    let mut turn = Box::new(Turn::new(input));
+    let mut with = Some(Resume::Start);
+    loop {
+        match poll(&seated, turn, with.take(), true) {
+            (_, Polled::Failed(error)) => return Err(ScriptError { kind: ErrorKind::Compile, ..error }),
+            (_, Polled::Returned(_)) => return Ok(()),
+            (back, _) => turn = back,
+        }
     }
 }

@@ -1,0 +1,215 @@
+//! CPU budgets that cost a running script nothing until they fire.
+//!
+//! Luau calls an interrupt function at loop back edges, calls and pattern steps, if one is set. A set one costs some 30 ns each time, so
+//! none is set: a watchdog thread looks every [`TICK`] at each runtime thread's [`Seat`], and where the same poll has been running since
+//! its last look it sets the VM's interrupt. The interrupt, on the VM's own thread, then makes the script give way or stops it.
+//! The watchdog also keeps the coarse clock by which turns are charged, so that a poll reads no clock. It sleeps while nothing runs.
+
+use std::{
+    ffi::c_void,
+    ptr::{self, NonNull},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
+    },
+    thread::Thread,
+    time::{Duration, Instant},
+};
+
+use mlua::{Lua, VmState, ffi};
+
+/// How often the watchdog looks, and so how exact budgets are.
+pub(super) const TICK: Duration = Duration::from_millis(1);
+/// How many ticks without a poll until the watchdog sleeps.
+const IDLE_TICKS: u32 = 200;
+
+/// The switch of one VM's interrupt. It must not be used after its VM is gone.
+#[derive(Clone, Copy)]
+pub(super) struct Gate {
+    field: NonNull<AtomicPtr<c_void>>,
+    interrupt: *mut c_void,
+}
+
+// SAFETY: the pointers are only used by `arm` and `disarm`, which store into an atomic and never touch the VM otherwise.
+unsafe impl Send for Gate {}
+
+impl Gate {
+    /// Gives a VM its interrupt function, switched off.
+    pub(super) fn install(lua: &Lua, interrupt: impl Fn(&Self) -> mlua::Result<VmState> + 'static) -> Self {
+        // SAFETY: `lua_callbacks` returns a pointer into the VM's global state, valid and unmoved as long as the VM.
+        let field = unsafe { &raw mut (*ffi::lua_callbacks(lua.current_thread().state())).interrupt };
+        let field = NonNull::new(field.cast::<AtomicPtr<c_void>>()).expect("the address of a field is not null");
+        let slot = std::rc::Rc::new(std::cell::Cell::new(None));
+        let own = slot.clone();
+        lua.set_interrupt(move |_| own.get().as_ref().map_or(Ok(VmState::Continue), &interrupt));
+        // SAFETY: the field holds an `Option` of a function pointer, which has the size, alignment and null of an `AtomicPtr`.
+        // Luau's header states that this field alone may be set from any thread while the VM runs.
+        let interrupt = unsafe { field.as_ref() }.swap(ptr::null_mut(), Ordering::Relaxed);
+        let gate = Self { field, interrupt };
+        slot.set(Some(gate));
+        gate
+    }
+
+    fn arm(self) {
+        // SAFETY: see `install`; only reached through a `Seat` that a poll of this VM occupies, so the VM is alive.
+        unsafe { self.field.as_ref() }.store(self.interrupt, Ordering::Relaxed);
+    }
+
+    /// Switches the interrupt off until the watchdog finds the poll still running.
+    pub(super) fn disarm(self) {
+        // SAFETY: see `install`; called on the VM's own thread, by the VM's interrupt or by the guard of a poll that borrows the VM.
+        unsafe { self.field.as_ref() }.store(ptr::null_mut(), Ordering::Relaxed);
+    }
+}
+
+/// A runtime thread's place under the watchdog's eyes: which VM it is running now, if any.
+#[derive(Default)]
+pub(super) struct Seat(Mutex<Seated>);
+
+#[derive(Default)]
+struct Seated {
+    running: Option<Gate>,
+    /// Something ran since the watchdog's last look.
+    active: bool,
+    /// The watchdog has seen this poll before.
+    seen: bool,
+}
+
+impl Seat {
+    /// Takes a seat for this thread; it is given up by dropping it.
+    pub(super) fn take() -> Arc<Self> {
+        let seat = Arc::new(Self::default());
+        lock(&WATCHDOG.seats).push(Arc::downgrade(&seat));
+        seat
+    }
+
+    /// Says that a poll of this VM begins. It ends, and the interrupt is off for certain, when the guard is dropped.
+    pub(super) fn enter<'a>(&'a self, gate: Gate, _vm: &'a Lua) -> Running<'a> {
+        *lock(&self.0) = Seated { running: Some(gate), active: true, seen: false };
+        // The watchdog goes to sleep by setting `asleep` and then looking at every seat: either it sees this poll, or we see the flag.
+        if WATCHDOG.asleep.load(Ordering::Acquire) {
+            WATCHDOG.wake();
+        }
+        Running { seat: self, gate, since: now() }
+    }
+}
+
+/// A poll in progress.
+pub(super) struct Running<'a> {
+    seat: &'a Seat,
+    gate: Gate,
+    /// The coarse time at which it began.
+    pub(super) since: u64,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        lock(&self.seat.0).running = None;
+        self.gate.disarm();
+    }
+}
+
+/// The coarse time in microseconds, exact to about a [`TICK`] while a poll is running.
+pub(super) fn now() -> u64 {
+    WATCHDOG.now.load(Ordering::Relaxed)
+}
+
+struct Watchdog {
+    start: Instant,
+    now: AtomicU64,
+    asleep: AtomicBool,
+    seats: Mutex<Vec<Weak<Seat>>>,
+    thread: Thread,
+}
+
+static WATCHDOG: LazyLock<Watchdog> = LazyLock::new(|| {
+    // It waits for the `LazyLock` it is part of, which is there once this closure has returned.
+    let handle = std::thread::Builder::new().name("flow-watchdog".into()).spawn(|| WATCHDOG.watch());
+    let thread = handle.expect("the system can start one more thread").thread().clone();
+    Watchdog { start: Instant::now(), now: AtomicU64::new(0), asleep: AtomicBool::new(false), seats: Mutex::default(), thread }
+});
+
+impl Watchdog {
+    fn watch(&self) {
+        let mut idle = 0;
+        loop {
+            std::thread::park_timeout(TICK);
+            self.advance();
+            idle = if self.look() { 0 } else { idle + 1 };
+            if idle > IDLE_TICKS {
+                self.asleep.store(true, Ordering::Release);
+                if self.look() {
+                    self.asleep.store(false, Ordering::Release);
+                }
+                while self.asleep.load(Ordering::Acquire) {
+                    std::thread::park();
+                }
+                idle = 0;
+            }
+        }
+    }
+
+    /// Arms the polls that have been running since the last look; says whether anything ran since.
+    fn look(&self) -> bool {
+        let mut active = false;
+        lock(&self.seats).retain(|seat| {
+            let Some(seat) = seat.upgrade() else { return false };
+            let mut seat = lock(&seat.0);
+            active |= std::mem::take(&mut seat.active) || seat.running.is_some();
+            if let Some(gate) = seat.running
+                && std::mem::replace(&mut seat.seen, true)
+            {
+                gate.arm();
+            }
+            true
+        });
+        active
+    }
+
+    #[cold]
+    fn wake(&self) {
+        // The clock first: whoever sees the watchdog awake must not see the time of its falling asleep.
+        self.advance();
+        self.asleep.store(false, Ordering::Release);
+        self.thread.unpark();
+    }
+
+    fn advance(&self) {
+        let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.now.fetch_max(now, Ordering::Relaxed);
+    }
+}
+
+/// Nothing here can be left half done by a panic, so a poisoned lock is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_sleeps_when_nothing_runs_and_wakes_up_for_a_poll() {
+        let lua = Lua::new();
+        let fired = std::rc::Rc::new(std::cell::Cell::new(0));
+        let counter = fired.clone();
+        let gate = Gate::install(&lua, move |gate| {
+            counter.set(counter.get() + 1);
+            gate.disarm();
+            if counter.get() == 3 { Err(mlua::Error::runtime("enough")) } else { Ok(VmState::Continue) }
+        });
+        let seat = Seat::take();
+        // Other tests may keep it awake for a while.
+        while !WATCHDOG.asleep.load(Ordering::Acquire) {
+            std::thread::park_timeout(TICK);
+        }
+        let running = seat.enter(gate, &lua);
+        assert!(lua.load("while true do end").exec().is_err());
+        assert!(now() > running.since, "the clock went on");
+        drop(running);
+        assert_eq!(fired.get(), 3);
+        lua.load("for i = 1, 1000 do end").exec().unwrap();
+        assert_eq!(fired.get(), 3, "off between polls");
+    }
+}

@@ -1,0 +1,169 @@
+//! No script can take more than its share, however it tries, and none can carry on once it has.
+
+use std::time::Instant;
+
+use super::*;
+
+/// Runs bodies that would go on for seconds; each must be stopped for its CPU time, soon.
+fn stopped(bodies: &[&str]) {
+    for body in bodies {
+        let mut flow = Flow::body(body);
+        flow.limits.cpu = std::time::Duration::from_millis(20);
+        let start = Instant::now();
+        let error = flow.error();
+        assert_eq!(error.kind, ErrorKind::CpuBudget, "{body}: {}", shown(&error));
+        assert!(start.elapsed().as_millis() < 1000, "{body}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn endless_computation_is_stopped() {
+    stopped(&[
+        "while true do end",
+        "repeat local x = 1 until false",
+        "for i = 1, 1e12 do end",
+        "local function f() f() f() end pcall(f) while true do pcall(f) end",
+        "table.sort(table.create(100, 1), function() while true do end end)",
+        "string.gsub('aaa', 'a', function() while true do end end)",
+        "local t = setmetatable({}, {__index = function() while true do end end}) return t.x",
+        "local t = setmetatable({}, {__index = function(t, k) return t[k + 1] end}) while true do pcall(function() return t[1] end) end",
+        "return string.match(string.rep('a', 60), string.rep('a*', 30) .. 'b')",
+        "return string.gsub(string.rep('x', 100000), '.-.-.-.-b', '')",
+        "for _ in setmetatable({}, {__iter = function() return function() return 1 end end}) do end",
+    ]);
+}
+
+#[test]
+fn the_end_of_the_budget_cannot_be_caught() {
+    stopped(&[
+        "while true do pcall(function() while true do end end) end",
+        "pcall(function() while true do end end) return 'survived'",
+        "xpcall(function() while true do end end, function() while true do end end) return 'survived'",
+        "local t = setmetatable({}, {__tostring = function() while true do end end}) pcall(tostring, t) return 'survived'",
+        "pcall(log, setmetatable({}, {__tostring = function() while true do end end})) return 'survived'",
+    ]);
+}
+
+#[test]
+fn endless_top_level_code_is_stopped() {
+    let mut flow = Flow::new("while true do end");
+    flow.limits.cpu = std::time::Duration::from_millis(20);
+    assert_eq!(flow.error().kind, ErrorKind::CpuBudget);
+    assert_eq!(flow.script.check(flow.limits, &flow.input().canned).unwrap_err().kind, ErrorKind::Compile);
+}
+
+#[test]
+fn cpu_time_counts_over_all_polls() {
+    let mut flow = Flow::body("while true do for i = 1, 1e5 do end nlp.answer(turn) end");
+    flow.limits = Limits { cpu: std::time::Duration::from_millis(20), effects: u32::MAX, ..flow.limits };
+    assert_eq!(flow.error().kind, ErrorKind::CpuBudget);
+}
+
+#[test]
+fn library_calls_that_cannot_be_interrupted_end_soon() {
+    for body in [
+        "return string.find(string.rep('a', 1000000), string.rep('a', 200000) .. 'b', 1, true)",
+        "return string.find(string.rep('a', 1000000), string.rep('a', 200000) .. 'b')",
+        "return ('a'):rep(1000000):find(string.rep('a', 500000) .. 'b')",
+        "return pcall(string.split, string.rep('a', 1000000), string.rep('a', 200000) .. 'b')",
+        "return pcall(table.move, {}, 1, 1e8, 2)",
+        "return pcall(table.move, {}, -1e15, 1e15, 2)",
+        "return pcall(string.format, '%99999999d', 1)",
+        "return pcall(string.format, '%.99999999f', 1)",
+        "return pcall(table.unpack, {}, 1, 1e8)",
+        "local a, b = string.rep('x', 1e6) .. 'a', string.rep('x', 1e6) .. 'b' local t = {} for i = 1, 1000 do t[i] = i % 2 == 0 and a or b end table.sort(t) return 1",
+        "return pcall(json.encode, table.create(1000000, 'x'))",
+        "return pcall(json.decode, string.rep('[', 100000))",
+    ] {
+        let start = Instant::now();
+        let outcome = Flow::body(body).run();
+        assert!(start.elapsed().as_millis() < 1000, "{body}: {:?}", start.elapsed());
+        assert!(outcome.result.as_ref().map_or_else(|e| e.kind != ErrorKind::Internal, |_| true));
+    }
+}
+
+#[test]
+fn plain_search_finds_the_same_with_and_without_the_detour() {
+    let long = "string.rep('ab', 40000) .. string.rep('c', 3000) .. 'd'";
+    let body = format!(
+        "local s, p = {long}, string.rep('c', 3000) local a, b = s:find(p, 1, true) local c, d = s:find(p, 80002) return a .. ' ' .. b .. ' ' .. tostring(c) .. ' ' .. tostring(s:find(p, -10))"
+    );
+    assert_eq!(Flow::body(&body).text(), "80001 83000 nil nil");
+}
+
+#[test]
+fn memory_is_bounded() {
+    for body in [
+        "local t = {} while true do t[#t + 1] = string.rep('x', 100000) .. #t end",
+        "local s = 'x' while true do s = s .. s end",
+        "return string.rep('x', 1e9)",
+        "return table.create(2e7, 1)",
+        "return buffer.create(1e9)",
+        "return table.concat(table.create(1e5, string.rep('x', 1e5)))",
+        "local t = {} while true do t = {t} end",
+        "local s = string.rep('x', 12e6) local a, b = s:upper(), s:reverse() return a .. b",
+    ] {
+        let flow = Flow { limits: Limits { cpu: std::time::Duration::from_secs(5), ..Limits::default() }, ..Flow::body(body) };
+        assert_eq!(flow.error().kind, ErrorKind::Memory, "{body}");
+        assert_eq!(Flow::body("return 'the next turn is fine'").text(), "the next turn is fine");
+    }
+}
+
+#[test]
+fn garbage_of_one_turn_does_not_count_against_the_next() {
+    let mut flow = Flow::body("local t = {} for i = 1, 200000 do t[i] = {} end return 'ok'");
+    flow.limits.cpu = std::time::Duration::from_secs(5);
+    for _ in 0..10 {
+        assert_eq!(flow.text(), "ok");
+    }
+}
+
+#[test]
+fn deep_recursion_and_nesting_are_errors() {
+    for body in [
+        "local function f() return f() end return f()",
+        "local t = {} for i = 1, 1e5 do t = {t} end return json.encode(t)",
+        "local t = {} t.t = t return json.encode(t)",
+        "local t = {} t.t = t session.x = t",
+        "return string.rep('(', 300) .. string.match('x', string.rep('(', 300))",
+    ] {
+        assert_eq!(Flow::body(body).error().kind, ErrorKind::Runtime, "{body}");
+    }
+    let tenant = Tenant::from_config("acme-shop").unwrap();
+    let source = format!("return {}1{}", "(".repeat(100_000), ")".repeat(100_000));
+    assert_eq!(Script::compile(&tenant, "main.lua", source.as_bytes()).unwrap_err().kind, ErrorKind::Compile);
+}
+
+#[test]
+fn output_effects_and_logs_are_bounded() {
+    assert_eq!(Flow::body("while true do pcall(say, 'xxxxxxxxxxxxxxxx') end").error().kind, ErrorKind::Output);
+    assert_eq!(Flow::body("say(string.rep('x', 40000)) return string.rep('x', 40000)").error().kind, ErrorKind::Output);
+    let outcome = Flow::body("while true do nlp.answer(turn) end").run();
+    assert_eq!((outcome.result.unwrap_err().kind, outcome.effects.len()), (ErrorKind::Effects, 32));
+    assert_eq!(Flow::body("for i = 1, 100 do pcall(nlp.answer, turn) end return 'survived'").error().kind, ErrorKind::Effects);
+    let logs = Flow::body("for i = 1, 1000 do log(i) end return 'ok'").run().logs;
+    assert_eq!((logs.len(), logs[100].text.expose()), (101, "further log lines of this turn are dropped"));
+}
+
+#[test]
+fn a_looping_turn_lets_others_on_its_thread_run() {
+    let (loops, quick) = (Flow::body("while true do end"), Flow::body("return 'quick'"));
+    runtime().block_on(async {
+        let (looping, served) = tokio::join!(biased_join(loops.turn()), async {
+            let mut served = 0;
+            while served < 5 {
+                quick.turn().await.result.unwrap();
+                served += 1;
+                tokio::task::yield_now().await;
+            }
+            Instant::now()
+        });
+        assert_eq!(looping.0.result.unwrap_err().kind, ErrorKind::CpuBudget);
+        assert!(served < looping.1, "the quick turns were served while the loop was still running");
+    });
+}
+
+async fn biased_join(turn: impl Future<Output = Outcome>) -> (Outcome, Instant) {
+    let outcome = turn.await;
+    (outcome, Instant::now())
+}

@@ -1,0 +1,1 @@
+//! The types that editors see are those that scripts find.

@@ -1,0 +1,191 @@
+//! The VMs and coroutines of a runtime thread: a VM for each script it has run lately, coroutines used again and again.
+//!
+//! A VM never leaves its thread. What a task holds between polls is a [`Place`], an index with a generation, so tasks stay `Send`.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use mlua::{Function, Lua, Thread, chunk::ChunkMode};
+
+use super::{
+    Script,
+    budget::{Gate, Seat},
+    host,
+    sandbox::Sandbox,
+    script::ScriptKey,
+};
+
+/// VMs a thread keeps for later turns. More can live at a time only while turns run in them.
+const MAX_VMS: usize = 256;
+/// Coroutines a VM keeps for later turns.
+const MAX_POOLED: usize = 64;
+
+/// A script, loaded, in a sandbox of its own.
+pub(super) struct Vm {
+    pub(super) sandbox: Sandbox,
+    pub(super) gate: Gate,
+    /// Its thread's.
+    pub(super) seat: Arc<Seat>,
+    chunk: Function,
+    pool: RefCell<Vec<Thread>>,
+    script: RefCell<Weak<Script>>,
+    /// When it was last given a turn, counted in turns of this thread.
+    used: Cell<u64>,
+}
+
+impl Vm {
+    pub(super) fn new(script: &Arc<Script>, seat: Arc<Seat>) -> mlua::Result<Self> {
+        let sandbox = Sandbox::new()?;
+        let gate = Gate::install(&sandbox.lua, host::interrupted);
+        let chunk = sandbox.lua.load(script.bytecode()).set_mode(ChunkMode::Binary).set_name(format!("={}", script.name()));
+        let chunk = chunk.into_function()?;
+        let script = RefCell::new(Arc::downgrade(script));
+        Ok(Self { sandbox, gate, seat, chunk, pool: RefCell::default(), script, used: Cell::new(0) })
+    }
+
+    pub(super) fn lua(&self) -> &Lua {
+        &self.sandbox.lua
+    }
+
+    /// A coroutine ready to be resumed with a chunk.
+    pub(super) fn coroutine(&self) -> mlua::Result<Thread> {
+        let pooled = self.pool.borrow_mut().pop();
+        pooled.map_or_else(|| self.lua().create_thread(self.sandbox.drive.clone()), Ok)
+    }
+
+    /// The script's chunk with fresh globals.
+    pub(super) fn instance(&self) -> mlua::Result<Function> {
+        self.sandbox.instance(&self.chunk)
+    }
+
+    /// Takes a coroutine back, in whatever state it is.
+    fn recycle(&self, coroutine: Thread) {
+        let mut pool = self.pool.borrow_mut();
+        if pool.len() < MAX_POOLED && coroutine.reset(self.sandbox.drive.clone()).is_ok() {
+            pool.push(coroutine);
+        }
+    }
+}
+
+/// A turn's coroutine and the VM it lives in.
+pub(super) struct Seated {
+    pub(super) vm: Rc<Vm>,
+    pub(super) coroutine: Thread,
+}
+
+/// Where a turn's coroutine waits between polls.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    thread: u64,
+    index: usize,
+    generation: u64,
+}
+
+/// All VMs and coroutines of one thread.
+pub(super) struct Local {
+    id: u64,
+    seat: Arc<Seat>,
+    vms: RefCell<HashMap<ScriptKey, Rc<Vm>>>,
+    waiting: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<usize>>,
+    turns: Cell<u64>,
+}
+
+struct Slot {
+    generation: u64,
+    seated: Option<Seated>,
+}
+
+thread_local! {
+    static LOCAL: Local = Local::new();
+}
+
+/// This thread's VMs; `None` while the thread ends.
+pub(super) fn local<R>(f: impl FnOnce(&Local) -> R) -> Option<R> {
+    LOCAL.try_with(f).ok()
+}
+
+impl Local {
+    fn new() -> Self {
+        static THREADS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: THREADS.fetch_add(1, Ordering::Relaxed),
+            seat: Seat::take(),
+            vms: RefCell::default(),
+            waiting: RefCell::default(),
+            free: RefCell::default(),
+            turns: Cell::new(0),
+        }
+    }
+
+    /// The VM of a script; made if need be, which takes a third of a millisecond.
+    pub(super) fn vm(&self, script: &Arc<Script>) -> mlua::Result<Rc<Vm>> {
+        self.turns.set(self.turns.get() + 1);
+        let mut vms = self.vms.borrow_mut();
+        if let Some(vm) = vms.get(script.key()) {
+            vm.used.set(self.turns.get());
+            if vm.script.borrow().as_ptr() != Arc::as_ptr(script) {
+                *vm.script.borrow_mut() = Arc::downgrade(script); // the same source, loaded again
+            }
+            return Ok(vm.clone());
+        }
+        vms.retain(|_, vm| vm.script.borrow().strong_count() > 0);
+        if vms.len() >= MAX_VMS
+            && let Some(oldest) = vms.iter().min_by_key(|(_, vm)| vm.used.get()).map(|(key, _)| key.clone())
+        {
+            vms.remove(&oldest);
+        }
+        let vm = Rc::new(Vm::new(script, self.seat.clone())?);
+        vm.used.set(self.turns.get());
+        vms.insert(script.key().clone(), vm.clone());
+        Ok(vm)
+    }
+
+    /// Keeps a coroutine until its next poll.
+    pub(super) fn put(&self, seated: Seated) -> Place {
+        let mut waiting = self.waiting.borrow_mut();
+        let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            waiting.push(Slot { generation: 0, seated: None });
+            waiting.len() - 1
+        });
+        let slot = &mut waiting[index];
+        slot.seated = Some(seated);
+        Place { thread: self.id, index, generation: slot.generation }
+    }
+
+    /// Takes a coroutine out for a poll. `None` if it is not this thread's.
+    pub(super) fn take(&self, place: Place) -> Option<Seated> {
+        let mut waiting = self.waiting.borrow_mut();
+        let slot = waiting.get_mut(place.index).filter(|slot| place.thread == self.id && slot.generation == place.generation)?;
+        slot.generation += 1;
+        self.free.borrow_mut().push(place.index);
+        slot.seated.take()
+    }
+
+    /// Ends a coroutine. Its VM is dropped with it if it is no longer kept.
+    pub(super) fn end(&self, seated: Seated) {
+        let Seated { vm, coroutine } = seated;
+        vm.recycle(coroutine);
+        let replaced = vm.script.borrow().strong_count() == 0;
+        if replaced {
+            self.vms.borrow_mut().retain(|_, kept| !Rc::ptr_eq(kept, &vm));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.vms.borrow().len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn coroutines(&self) -> usize {
+        self.waiting.borrow().iter().filter(|slot| slot.seated.is_some()).count()
+    }
+}
