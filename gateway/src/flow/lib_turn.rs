@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The fields of `turn`, as an error names them.
-const FIELDS: &str = "text, seq, session, user, message_id, since, channel, lang";
+pub(super) const FIELDS: &str = "text, seq, session, user, message_id, since, channel, lang";
 
 pub(super) fn install(lua: &Lua, host: &Table) -> mlua::Result<()> {
     host.raw_set("turn", lua.create_function(|lua, key: LuaString| field(lua, &key))?)?;

@@ -3,6 +3,7 @@
 mod errors;
 mod limits;
 mod sandbox;
+mod tenants;
 mod turns;
 mod types;
 mod vms;
@@ -38,7 +39,9 @@ impl Flow {
     fn of(tenant: &str, source: &str) -> Self {
         let tenant = Tenant::from_config(tenant).unwrap();
         let script = Script::compile(&tenant, "main.lua", source.as_bytes()).map(Arc::new).unwrap_or_else(|e| panic!("{}", shown(&e)));
-        Self { script, state: SessionState::default(), limits: Limits::default(), query: "你好", model: Ok("好的") }
+        // Time enough for a busy machine; tests of the budget set their own.
+        let limits = Limits { cpu: std::time::Duration::from_secs(10), ..Limits::default() };
+        Self { script, state: SessionState::default(), limits, query: "你好", model: Ok("好的") }
     }
 
     /// A flow whose function has this body.
