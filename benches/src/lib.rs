@@ -1,1 +1,3 @@
-//! Shared parts of the replay and the micro benchmarks.
+//! Measuring tools that use the gateway from outside: the replay of conversations, and micro benchmarks (`benches/`).
+
+pub mod replay;

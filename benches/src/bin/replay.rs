@@ -1,0 +1,65 @@
+//! The `replay` command: conversations from a file against a gateway of its own.
+
+use std::{
+    env,
+    io::{self, Write as _},
+    num::NonZeroUsize,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::Parser;
+use fengda_benches::replay::{self, Options, Report};
+
+/// Plays recorded conversations against a gateway and checks every answer.
+///
+/// Starts the gateway with a temporary configuration, serves the model it asks, and plays each dialogue as one user of one
+/// of eight tenants. Exits with 1 if anything was wrong.
+#[derive(Parser)]
+#[command(name = "replay")]
+struct Args {
+    /// JSON lines, one conversation each: {"id": "…", "turns": [{"user": "…", "bot": "…"}]}
+    file: PathBuf,
+    /// How many dialogues to play, going round the file if it has fewer [default: each of the file once]
+    #[arg(long, value_name = "N")]
+    dialogues: Option<NonZeroUsize>,
+    /// How many dialogues to play at once
+    #[arg(long, value_name = "C", default_value = "16")]
+    concurrency: NonZeroUsize,
+    /// Kill the gateway with SIGKILL when half of the turns are acknowledged, start it again, and check that none is lost
+    #[arg(long)]
+    kill: bool,
+    /// The gateway's binary [default: `fengda` beside this one]
+    #[arg(long, value_name = "PATH")]
+    gateway: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match play(Args::parse()) {
+        Ok(report) if report.passed() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "replay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn play(args: Args) -> anyhow::Result<Report> {
+    let gateway = match args.gateway {
+        Some(path) => path,
+        None => env::current_exe().context("cannot tell where this program is; use --gateway")?.with_file_name("fengda"),
+    };
+    let options = Options {
+        file: args.file,
+        dialogues: args.dialogues.map(NonZeroUsize::get),
+        concurrency: args.concurrency.get(),
+        kill: args.kill,
+        gateway,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(replay::run(&options))?;
+    writeln!(io::stdout(), "{report}")?;
+    Ok(report)
+}

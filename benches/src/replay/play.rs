@@ -1,0 +1,242 @@
+//! The clients: each plays one dialogue after the other, turn by turn, and believes nothing it is told.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use fengda_plugins::api::{Clock, Text};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::Full;
+use indicatif::ProgressBar;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::{
+    fault::{Fault, Faults},
+    http::{CallError, Connection},
+    model::{KEPT_TURNS, Model},
+    plan::{Plan, PlannedTurn, SESSION},
+};
+
+/// How long a message is sent again and again while the gateway is being restarted.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause before a message is sent again.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long tokens hold: longer than any replay.
+const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// What all clients share.
+pub(super) struct Stage {
+    /// What to play.
+    pub plan: Arc<Plan>,
+    /// Who counts the questions.
+    pub model: Arc<Model>,
+    /// Where faults go.
+    pub faults: Arc<Faults>,
+    /// The next dialogue that nobody plays yet.
+    pub next: AtomicUsize,
+    /// How many turns were acknowledged.
+    pub acknowledged: watch::Sender<usize>,
+    /// Where the gateway listens; `None` while it is down.
+    pub gateway: watch::Receiver<Option<SocketAddr>>,
+    /// Whether the gateway may die: then a message without an answer is sent again under its id.
+    pub patient: bool,
+    /// Shows how far the clients are.
+    pub bar: ProgressBar,
+}
+
+/// What one client brings home.
+#[derive(Default)]
+pub(super) struct Played {
+    /// For each acknowledged turn, from first sending to answer.
+    pub latencies: Vec<Duration>,
+    /// How many times a message was sent again.
+    pub resent: u64,
+    /// Dialogues that were acknowledged from the first turn to the last.
+    pub whole: Vec<usize>,
+}
+
+/// Plays dialogues until none is left. A dialogue ends at its first fault.
+pub(super) async fn play(stage: Arc<Stage>) -> Played {
+    let mut client = Client { stage: stage.clone(), connection: None, played: Played::default() };
+    loop {
+        let dialogue = stage.next.fetch_add(1, Ordering::Relaxed);
+        if dialogue >= stage.plan.dialogues.len() {
+            return client.played;
+        }
+        if client.dialogue(dialogue).await {
+            client.played.whole.push(dialogue);
+        }
+    }
+}
+
+/// Reads every dialogue of `whole` back and holds it against what was acknowledged.
+pub(super) async fn verify(stage: Arc<Stage>, whole: &[usize]) {
+    let mut client = Client { stage: stage.clone(), connection: None, played: Played::default() };
+    for &dialogue in whole {
+        if let Err(fault) = client.history(dialogue).await {
+            stage.faults.note(fault, || stage.plan.place(dialogue, stage.plan.dialogues[dialogue].turns.len() - 1));
+        }
+    }
+}
+
+struct Client {
+    stage: Arc<Stage>,
+    connection: Option<Connection>,
+    played: Played,
+}
+
+/// The body of an answered turn.
+#[derive(Deserialize)]
+struct Reply {
+    answer: Text,
+    seq: u64,
+    session_id: String,
+    message_id: String,
+    fallback: bool,
+    stored: bool,
+}
+
+#[derive(Deserialize)]
+struct History {
+    session_id: String,
+    seq: u64,
+    turns: Vec<Stored>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    seq: u64,
+    message_id: String,
+    q: Text,
+    a: Text,
+    fallback: bool,
+}
+
+impl Client {
+    /// Plays one dialogue; whether every turn of it was acknowledged.
+    async fn dialogue(&mut self, dialogue: usize) -> bool {
+        let stage = self.stage.clone();
+        let authorization = bearer(&stage.plan, dialogue);
+        for (i, turn) in stage.plan.dialogues[dialogue].turns.iter().enumerate() {
+            let started = Instant::now();
+            if let Err(fault) = self.turn(dialogue, i, turn, &authorization).await {
+                stage.faults.note(fault, || stage.plan.place(dialogue, i));
+                return false;
+            }
+            self.played.latencies.push(started.elapsed());
+            stage.acknowledged.send_modify(|n| *n += 1);
+            stage.bar.inc(1);
+        }
+        true
+    }
+
+    /// Sends one message until it is answered, and checks the answer.
+    async fn turn(&mut self, dialogue: usize, i: usize, turn: &PlannedTurn, authorization: &str) -> Result<(), Fault> {
+        let message_id = (i + 1).to_string();
+        let body = serde_json::json!({ "query": turn.q.expose(), "session_id": SESSION, "message_id": message_id, "last_seq": i });
+        let (sent, body) = self.send(Method::POST, "/v1/chat", authorization, body.to_string().into()).await?;
+        let reply: Reply = serde_json::from_slice(&body).map_err(|_| Fault::Unreadable)?;
+        check_reply(&reply, turn, i, &message_id)?;
+        let asked = self.stage.model.calls(dialogue, i);
+        if (1..=sent).contains(&asked) { Ok(()) } else { Err(Fault::Calls) }
+    }
+
+    async fn history(&mut self, dialogue: usize) -> Result<(), Fault> {
+        let stage = self.stage.clone();
+        let target = format!("/v1/history?session_id={SESSION}&limit={KEPT_TURNS}");
+        let (_, body) = self.send(Method::GET, &target, &bearer(&stage.plan, dialogue), Bytes::new()).await?;
+        let history: History = serde_json::from_slice(&body).map_err(|_| Fault::Unreadable)?;
+        check_history(&history, &stage.plan.dialogues[dialogue].turns)
+    }
+
+    /// Sends a request until it is answered with 200; returns how often it was sent, and the body.
+    async fn send(&mut self, method: Method, target: &str, authorization: &str, body: Bytes) -> Result<(u32, Bytes), Fault> {
+        let until = Instant::now() + PATIENCE;
+        for sent in 1.. {
+            let fault = match self.attempt(&method, target, authorization, body.clone()).await {
+                Ok((StatusCode::OK, body)) => return Ok((sent, body)),
+                // The dead gateway's claim on the session may still hold, or the new one may not be ready.
+                Ok((status @ (StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE), _)) => Fault::Status(status.as_u16()),
+                Ok((status, _)) => return Err(Fault::Status(status.as_u16())),
+                Err(_) => {
+                    self.connection = None;
+                    Fault::Connection
+                }
+            };
+            if !self.stage.patient || Instant::now() >= until {
+                return Err(fault);
+            }
+            self.played.resent += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+        unreachable!("patience ends before the count does")
+    }
+
+    async fn attempt(&mut self, method: &Method, target: &str, authorization: &str, body: Bytes) -> Result<(StatusCode, Bytes), CallError> {
+        let connection = match &mut self.connection {
+            Some(open) => open,
+            none => none.insert(Connection::open(up(self.stage.gateway.clone()).await).await?),
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(header::HOST, "replay")
+            .header(header::AUTHORIZATION, authorization)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .expect("a constant target and a base64 token make a request");
+        connection.call(request).await
+    }
+}
+
+/// Waits until the gateway listens.
+async fn up(mut gateway: watch::Receiver<Option<SocketAddr>>) -> SocketAddr {
+    let address = gateway.wait_for(Option::is_some).await.expect("the run outlives its clients");
+    address.expect("waited for")
+}
+
+fn bearer(plan: &Plan, dialogue: usize) -> String {
+    let tenant = plan.tenant_of(dialogue);
+    let exp = Clock::system().now().after(TOKEN_TTL).0 / 1000;
+    let claims = serde_json::json!({ "tenant_id": tenant.name, "user_id": plan.dialogues[dialogue].user, "exp": exp });
+    let key = EncodingKey::from_secret(tenant.secret.as_bytes());
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).expect("HS256 signs any claims");
+    format!("Bearer {token}")
+}
+
+fn check_reply(reply: &Reply, turn: &PlannedTurn, i: usize, message_id: &str) -> Result<(), Fault> {
+    for (wrong, fault) in [
+        (reply.fallback, Fault::Fallback),
+        (reply.answer != turn.a, Fault::Answer),
+        (reply.seq != i as u64 + 1, Fault::Seq),
+        (reply.session_id != SESSION || reply.message_id != message_id, Fault::Echo),
+        (!reply.stored, Fault::NotStored),
+    ] {
+        if wrong {
+            return Err(fault);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the stored conversation is exactly `turns`, as far as it is kept.
+fn check_history(history: &History, turns: &[PlannedTurn]) -> Result<(), Fault> {
+    let dropped = turns.len().saturating_sub(KEPT_TURNS);
+    let kept = turns.iter().zip(1u64..).skip(dropped);
+    let same = |(stored, (turn, seq)): (&Stored, (&PlannedTurn, u64))| {
+        stored.seq == seq && stored.message_id == seq.to_string() && stored.q == turn.q && stored.a == turn.a && !stored.fallback
+    };
+    let whole = history.session_id == SESSION && history.seq == turns.len() as u64 && history.turns.len() == turns.len() - dropped;
+    if whole && history.turns.iter().zip(kept).all(same) { Ok(()) } else { Err(Fault::Stored) }
+}
+
+#[cfg(test)]
+mod tests;

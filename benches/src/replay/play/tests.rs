@@ -1,0 +1,119 @@
+//! The clients against a small honest gateway, and against the same one telling lies.
+
+use std::sync::Mutex;
+
+use http::{Response, request::Parts};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::replay::{
+    http::{Server, json as respond},
+    plan::tests::monotonous,
+};
+
+type Lie = fn(&mut Value);
+
+/// A gateway in a few lines: keeps histories by token, asks the model, answers; `lie` has the last word on every chat answer.
+fn small_gateway(model: Arc<Model>, plan: &Plan, lie: Lie, lie_in_history: Lie) -> impl Fn(&Parts, &[u8]) -> Response<Full<Bytes>> + use<> {
+    let histories = Mutex::new(vec![Vec::<Value>::new(); plan.dialogues.len()]);
+    let users: Vec<_> = (0..plan.dialogues.len())
+        .map(|d| (bearer(plan, d), json!({ "tenant": plan.tenant_of(d).name, "user_id": plan.dialogues[d].user })))
+        .collect();
+    move |head, body| {
+        let authorization = head.headers[header::AUTHORIZATION].to_str().unwrap();
+        // Signatures are the real gateway's to check; claims are what tells users apart here.
+        let claims = |bearer: &str| bearer.split('.').nth(1).map(str::to_owned);
+        let dialogue = users.iter().position(|(own, _)| own == authorization || claims(own) == claims(authorization));
+        let Some(dialogue) = dialogue else { return respond(StatusCode::UNAUTHORIZED, "{}") };
+        let turns = &mut histories.lock().unwrap()[dialogue];
+        if head.method == Method::GET {
+            let mut answer = json!({ "session_id": SESSION, "seq": turns.len(), "turns": turns });
+            lie_in_history(&mut answer);
+            return respond(StatusCode::OK, answer.to_string());
+        }
+        let asked: Value = serde_json::from_slice(body).unwrap();
+        let mut question = users[dialogue].1.clone();
+        question["query"] = asked["query"].clone();
+        question["history"] = json!(turns);
+        question["session_id"] = asked["session_id"].clone();
+        question["message_id"] = asked["message_id"].clone();
+        let text = model.answer(question.to_string().as_bytes()).unwrap().expose();
+        let turn = json!({ "seq": turns.len() + 1, "message_id": asked["message_id"], "q": asked["query"], "a": text, "fallback": false });
+        turns.push(turn);
+        let mut answer = json!({
+            "answer": text, "seq": turns.len(), "session_id": SESSION, "message_id": asked["message_id"], "fallback": false, "stored": true,
+        });
+        lie(&mut answer);
+        respond(StatusCode::OK, answer.to_string())
+    }
+}
+
+struct Outcome {
+    played: Played,
+    faults: Vec<Fault>,
+}
+
+async fn outcome(lie: Lie, lie_in_history: Lie) -> Outcome {
+    let plan = Arc::new(monotonous(12, 3));
+    let faults = Arc::new(Faults::default());
+    let model = Arc::new(Model::new(plan.clone(), faults.clone()));
+    let server = Server::start(small_gateway(model.clone(), &plan, lie, lie_in_history)).await.unwrap();
+    let gateway = watch::Sender::new(Some(server.address));
+    let stage = Arc::new(Stage {
+        plan,
+        model,
+        faults: faults.clone(),
+        next: AtomicUsize::new(0),
+        acknowledged: watch::Sender::new(0),
+        gateway: gateway.subscribe(),
+        patient: false,
+        bar: ProgressBar::hidden(),
+    });
+    let (one, two) = tokio::join!(play(stage.clone()), play(stage.clone()));
+    let mut played = one;
+    played.latencies.extend(two.latencies);
+    played.whole.extend(two.whole);
+    verify(stage, &played.whole).await;
+    Outcome { played, faults: faults.seen().into_keys().collect() }
+}
+
+const HONEST: Lie = |_| {};
+
+#[tokio::test]
+async fn an_honest_gateway_has_no_faults() {
+    let outcome = outcome(HONEST, HONEST).await;
+    assert_eq!(outcome.faults, []);
+    assert_eq!((outcome.played.latencies.len(), outcome.played.whole.len()), (36, 12));
+}
+
+#[tokio::test]
+async fn every_lie_in_an_answer_is_seen() {
+    let lies: [(Lie, Fault); 7] = [
+        (|a| a["answer"] = json!("不客气"), Fault::Answer),
+        (|a| a["seq"] = json!(7), Fault::Seq),
+        (|a| a["session_id"] = json!("other"), Fault::Echo),
+        (|a| a["message_id"] = json!("other"), Fault::Echo),
+        (|a| a["fallback"] = json!(true), Fault::Fallback),
+        (|a| a["stored"] = json!(false), Fault::NotStored),
+        (|a| *a = json!({ "answer": "" }), Fault::Unreadable),
+    ];
+    for (lie, fault) in lies {
+        let outcome = outcome(lie, HONEST).await;
+        assert_eq!(outcome.faults, [fault]);
+        assert!(outcome.played.whole.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn every_lie_in_a_stored_history_is_seen() {
+    let lies: [Lie; 5] = [
+        |h| h["seq"] = json!(4),
+        |h| h["turns"].as_array_mut().unwrap().truncate(2),
+        |h| h["turns"][1] = h["turns"][0].clone(),
+        |h| h["turns"][2]["a"] = json!("不客气"),
+        |h| h["turns"].as_array_mut().unwrap().swap(0, 1),
+    ];
+    for lie in lies {
+        assert_eq!(outcome(HONEST, lie).await.faults, [Fault::Stored]);
+    }
+}
