@@ -41,7 +41,7 @@ pub enum GatewayError {
     #[error("there is no gateway at {}; build it with `cargo build --bin fengda` (add `--release` if this is a release build) or name one with --gateway", .0.display())]
     Missing(PathBuf),
     /// It cannot be started, or its directory not be made.
-    #[error("cannot start the gateway: {0}")]
+    #[error("cannot start the gateway")]
     Start(#[from] io::Error),
     /// It ended by itself.
     #[error("the gateway ended with {status}; its last words:\n{tail}")]

@@ -51,7 +51,7 @@ pub enum Error {
     #[error(transparent)]
     Gateway(#[from] GatewayError),
     /// The system refuses a port, a directory or a signal.
-    #[error("cannot prepare the replay: {0}")]
+    #[error("cannot prepare the replay")]
     Prepare(#[from] io::Error),
     /// Somebody wants it to end.
     #[error("interrupted")]

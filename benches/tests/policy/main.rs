@@ -1,0 +1,67 @@
+//! Holds the dependencies against `deny.toml` without a network and without cargo-deny, so that every `cargo test` does.
+
+mod licence;
+mod policy;
+mod spec;
+
+use std::{env, fs, process::Command};
+
+use serde::Deserialize;
+
+use policy::{Package, Policy, violations};
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+/// What `cargo` prints; run where the workspace is.
+fn cargo(args: &[&str]) -> String {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(output.status.success(), "cargo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The packages that are built here; those of other targets need not be on this machine.
+fn packages() -> Vec<Package> {
+    let version = cargo(&["-vV"]);
+    let host = version.lines().find_map(|l| l.strip_prefix("host: ")).unwrap();
+    let metadata = cargo(&["metadata", "--offline", "--locked", "--format-version", "1", "--filter-platform", host]);
+    serde_json::from_str::<Metadata>(&metadata).unwrap().packages
+}
+
+fn policy() -> Policy {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deny.toml");
+    toml::from_str(&fs::read_to_string(path).unwrap()).unwrap_or_else(|e| panic!("deny.toml: {e}"))
+}
+
+#[test]
+#[cfg(target_os = "linux")] // the policy is for what we ship, and other systems build other crates
+fn the_dependencies_keep_the_policy() {
+    let found = violations(&policy(), &packages());
+    assert!(found.is_empty(), "deny.toml is not kept:\n{}", found.join("\n"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn each_rule_is_alive_on_the_real_tree() {
+    let packages = packages();
+    let names = |found: Vec<String>, name: &str| found.iter().any(|v| v.starts_with(name));
+
+    let mut without_mit = policy();
+    without_mit.licenses.allow.retain(|l| l != "MIT");
+    assert!(names(violations(&without_mit, &packages), "bytes "));
+
+    let mut without_skips = policy();
+    without_skips.bans.skip.clear();
+    assert!(names(violations(&without_skips, &packages), "syn "));
+
+    let mut without_registry = policy();
+    without_registry.sources.allow_registry.clear();
+    assert!(names(violations(&without_registry, &packages), "tokio "));
+
+    let mut against_tokio = policy();
+    against_tokio.bans.deny.push(serde_json::from_str(r#"{ "crate": "tokio:<99.0.0", "reason": "a test" }"#).unwrap());
+    assert!(names(violations(&against_tokio, &packages), "tokio "));
+}
