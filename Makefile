@@ -1,0 +1,35 @@
+# The commands of everyday work; `make help` lists them. All of them need rustup's toolchain, a C and C++ compiler and make, and nothing else.
+
+CARGO ?= cargo
+# What `make replay` plays, and how: make replay FILE=my.jsonl ARGS="--kill --concurrency 64"
+FILE ?= benches/conversations.jsonl
+ARGS ?=
+
+.PHONY: help run test bench fmt lint doc replay
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+
+run: ## start the gateway with ./config.yaml
+	$(CARGO) run --release --locked
+
+test: ## all tests; no network, no service, and no installation beside the crates of Cargo.lock
+	$(CARGO) test --workspace --locked
+
+bench: ## the micro benchmarks
+	$(CARGO) bench --package fengda-benches --locked
+
+fmt: ## format all code
+	$(CARGO) fmt --all
+
+lint: ## what CI refuses: formatting, warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+doc: ## the API documentation; broken links are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+replay: ## play conversations against a gateway of its own and check every answer
+	$(CARGO) build --release --locked --package fengda --package fengda-benches --bin fengda --bin replay
+	target/release/replay $(FILE) $(ARGS)
