@@ -53,6 +53,11 @@ impl Connection {
         Ok(Self { sender })
     }
 
+    /// Whether a request can be sent, once the one before is done with; `false` if the other side closed.
+    pub(super) async fn is_ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+
     /// Sends a request and reads the whole answer. After an error the connection is of no more use.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use super::{
     fault::{Fault, Faults},
     http::{CallError, Connection},
     model::{KEPT_TURNS, Model},
-    plan::{Plan, PlannedTurn, SESSION},
+    plan::{Dialogue, Plan, PlannedTurn, SESSION},
 };
 
 /// How long a message is sent again and again while the gateway is being restarted.
@@ -36,6 +36,8 @@ const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Stage {
     /// What to play.
     pub plan: Arc<Plan>,
+    /// Each dialogue's `Authorization`, from [`bearers`].
+    pub bearers: Vec<String>,
     /// Who counts the questions.
     pub model: Arc<Model>,
     /// Where faults go.
@@ -124,10 +126,9 @@ impl Client {
     /// Plays one dialogue; whether every turn of it was acknowledged.
     async fn dialogue(&mut self, dialogue: usize) -> bool {
         let stage = self.stage.clone();
-        let authorization = bearer(&stage.plan, dialogue);
         for (i, turn) in stage.plan.dialogues[dialogue].turns.iter().enumerate() {
             let started = Instant::now();
-            if let Err(fault) = self.turn(dialogue, i, turn, &authorization).await {
+            if let Err(fault) = self.turn(dialogue, i, turn).await {
                 stage.faults.note(fault, || stage.plan.place(dialogue, i));
                 return false;
             }
@@ -139,10 +140,10 @@ impl Client {
     }
 
     /// Sends one message until it is answered, and checks the answer.
-    async fn turn(&mut self, dialogue: usize, i: usize, turn: &PlannedTurn, authorization: &str) -> Result<(), Fault> {
+    async fn turn(&mut self, dialogue: usize, i: usize, turn: &PlannedTurn) -> Result<(), Fault> {
         let message_id = (i + 1).to_string();
         let body = serde_json::json!({ "query": turn.q.expose(), "session_id": SESSION, "message_id": message_id, "last_seq": i });
-        let (sent, body) = self.send(Method::POST, "/v1/chat", authorization, body.to_string().into()).await?;
+        let (sent, body) = self.send(dialogue, Method::POST, "/v1/chat", body.to_string().into()).await?;
         let reply: Reply = serde_json::from_slice(&body).map_err(|_| Fault::Unreadable)?;
         check_reply(&reply, turn, i, &message_id)?;
         let asked = self.stage.model.calls(dialogue, i);
@@ -152,16 +153,16 @@ impl Client {
     async fn history(&mut self, dialogue: usize) -> Result<(), Fault> {
         let stage = self.stage.clone();
         let target = format!("/v1/history?session_id={SESSION}&limit={KEPT_TURNS}");
-        let (_, body) = self.send(Method::GET, &target, &bearer(&stage.plan, dialogue), Bytes::new()).await?;
+        let (_, body) = self.send(dialogue, Method::GET, &target, Bytes::new()).await?;
         let history: History = serde_json::from_slice(&body).map_err(|_| Fault::Unreadable)?;
         check_history(&history, &stage.plan.dialogues[dialogue].turns)
     }
 
-    /// Sends a request until it is answered with 200; returns how often it was sent, and the body.
-    async fn send(&mut self, method: Method, target: &str, authorization: &str, body: Bytes) -> Result<(u32, Bytes), Fault> {
+    /// Sends a request for the dialogue's user until it is answered with 200; returns how often it was sent, and the body.
+    async fn send(&mut self, dialogue: usize, method: Method, target: &str, body: Bytes) -> Result<(u32, Bytes), Fault> {
         let until = Instant::now() + PATIENCE;
         for sent in 1.. {
-            let fault = match self.attempt(&method, target, authorization, body.clone()).await {
+            let fault = match self.attempt(dialogue, &method, target, body.clone()).await {
                 Ok((StatusCode::OK, body)) => return Ok((sent, body)),
                 // The dead gateway's claim on the session may still hold, or the new one may not be ready.
                 Ok((status @ (StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE), _)) => Fault::Status(status.as_u16()),
@@ -180,7 +181,13 @@ impl Client {
         unreachable!("patience ends before the count does")
     }
 
-    async fn attempt(&mut self, method: &Method, target: &str, authorization: &str, body: Bytes) -> Result<(StatusCode, Bytes), CallError> {
+    async fn attempt(&mut self, dialogue: usize, method: &Method, target: &str, body: Bytes) -> Result<(StatusCode, Bytes), CallError> {
+        // A gateway may close a connection between two requests: nothing was sent yet, so that is no fault.
+        if let Some(open) = &mut self.connection
+            && !open.is_ready().await
+        {
+            self.connection = None;
+        }
         let connection = match &mut self.connection {
             Some(open) => open,
             none => none.insert(Connection::open(up(self.stage.gateway.clone()).await).await?),
@@ -189,7 +196,7 @@ impl Client {
             .method(method)
             .uri(target)
             .header(header::HOST, "replay")
-            .header(header::AUTHORIZATION, authorization)
+            .header(header::AUTHORIZATION, &self.stage.bearers[dialogue])
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .expect("a constant target and a base64 token make a request");
@@ -203,13 +210,17 @@ async fn up(mut gateway: watch::Receiver<Option<SocketAddr>>) -> SocketAddr {
     address.expect("waited for")
 }
 
-fn bearer(plan: &Plan, dialogue: usize) -> String {
-    let tenant = plan.tenant_of(dialogue);
+/// The `Authorization` of every dialogue's user.
+pub(super) fn bearers(plan: &Plan) -> Vec<String> {
     let exp = Clock::system().now().after(TOKEN_TTL).0 / 1000;
-    let claims = serde_json::json!({ "tenant_id": tenant.name, "user_id": plan.dialogues[dialogue].user, "exp": exp });
-    let key = EncodingKey::from_secret(tenant.secret.as_bytes());
-    let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).expect("HS256 signs any claims");
-    format!("Bearer {token}")
+    let bearer = |(number, dialogue): (usize, &Dialogue)| {
+        let tenant = plan.tenant_of(number);
+        let claims = serde_json::json!({ "tenant_id": tenant.name, "user_id": dialogue.user, "exp": exp });
+        let key = EncodingKey::from_secret(tenant.secret.as_bytes());
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).expect("HS256 signs any claims");
+        format!("Bearer {token}")
+    };
+    plan.dialogues.iter().enumerate().map(bearer).collect()
 }
 
 fn check_reply(reply: &Reply, turn: &PlannedTurn, i: usize, message_id: &str) -> Result<(), Fault> {

@@ -21,7 +21,7 @@ use super::{
     gateway::{Gateway, GatewayError, Home},
     model::Model,
     plan::Plan,
-    play::{Played, Stage, play, verify},
+    play::{Played, Stage, bearers, play, verify},
     report::{Kill, Report, Used},
     usage::Usage,
 };
@@ -82,6 +82,7 @@ async fn replay(options: &Options) -> Result<Report, Error> {
     let home = Home::new(&plan, server.address)?;
     let mut keeper = Keeper::start(&options.gateway, &home).await?;
     let stage = Arc::new(Stage {
+        bearers: bearers(&plan),
         plan: plan.clone(),
         model,
         faults: faults.clone(),
