@@ -1,4 +1,22 @@
-//! The gateway as a library.
+//! The Fengda gateway as a library: everything the `fengda` command does, for tests and for a binary with plugins of its own.
+//!
+//! Start at [`server::start`]; `docs/ARCHITECTURE.md` has the map.
 
+pub mod admin;
+pub mod chain;
+pub mod chat;
+pub mod check;
 pub mod config;
+pub mod downstream;
 pub mod flow;
+pub mod gateway;
+pub mod history;
+pub mod proxy;
+pub mod registry;
+pub mod respond;
+mod scripts;
+pub mod server;
+pub mod snapshot;
+pub mod telemetry;
+pub mod turn;
+pub mod upstream;

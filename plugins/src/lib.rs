@@ -12,13 +12,14 @@ pub mod rate_limit;
 mod testing;
 pub mod units;
 
-/// A registry with the built-in plugins that need nothing but their configuration.
+/// A registry with the built-in plugins. `context` finds the process's conversations in `slot`, which may be filled later:
+/// a configuration can be checked without opening them.
 ///
 /// # Panics
 /// Never: the names differ.
-pub fn builtin() -> api::Registry {
+pub fn builtin(slot: context::Slot) -> api::Registry {
     let mut registry = api::Registry::default();
-    for spec in [auth::spec(), rate_limit::spec(), circuit_breaker::spec()] {
+    for spec in [auth::spec(), rate_limit::spec(), context::spec(slot), circuit_breaker::spec()] {
         registry.register(spec).expect("built-in names differ");
     }
     registry

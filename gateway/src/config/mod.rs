@@ -31,6 +31,7 @@ mod marks;
 mod path;
 mod raw;
 mod read;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
+use fengda_plugins::units::parse_duration;
 use serde::{
     Deserializer,
     de::{self, Unexpected, Visitor},
@@ -9,18 +10,7 @@ use serde::{
 
 /// `500ms`, `30s`, `5m`, `12h`, `7d`.
 pub(super) fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    let parse = |text: &str| {
-        let (number, unit) = split(text)?;
-        let millis = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return None,
-        };
-        number.checked_mul(millis).map(Duration::from_millis)
-    };
+    let parse = |text: &str| parse_duration(text).ok();
     d.deserialize_str(Reader { expected: "a duration such as `500ms`, `30s`, `5m` or `7d`", parse })
 }
 

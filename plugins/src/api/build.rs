@@ -29,8 +29,8 @@ pub struct Problem {
     pub message: String,
 }
 
-/// A tenant as a plugin's builder sees it.
-#[derive(Debug, Clone)]
+/// A tenant as a plugin's builder sees it. Not `Debug`: its keys are secrets.
+#[derive(Clone)]
 pub struct TenantBuild {
     /// The tenant.
     pub tenant: Tenant,

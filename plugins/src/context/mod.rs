@@ -10,7 +10,11 @@ pub mod conformance;
 pub mod embedded;
 mod store;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use serde::Deserialize;
 
@@ -173,7 +177,10 @@ async fn settle<T>(step: Step<'_, T>) -> T {
 #[serde(deny_unknown_fields)]
 struct Config {}
 
-struct ContextPlugin(Arc<Context>);
+/// Where the process's conversations are found. Empty while a configuration is only checked: nothing is opened then.
+pub type Slot = Arc<OnceLock<Arc<Context>>>;
+
+struct ContextPlugin(Slot);
 
 impl Plugin for ContextPlugin {
     fn name(&self) -> &'static str {
@@ -181,18 +188,18 @@ impl Plugin for ContextPlugin {
     }
 
     fn turn_phase(&self) -> Option<&dyn TurnPhase> {
-        Some(&*self.0)
+        self.0.get().map(|context| &**context as &dyn TurnPhase)
     }
 }
 
 /// The plugin `context` over the process's conversations. It comes after `auth`, which says whose they are.
-pub fn spec(contexts: Arc<Context>) -> PluginSpec {
+pub fn spec(slot: Slot) -> PluginSpec {
     let build = move |ctx: &BuildCtx<'_>| -> Result<Arc<dyn Plugin>, Vec<Problem>> {
         let own = std::iter::once((Scope::Plugin, ctx.config));
         let differing = ctx.tenants.iter().filter(|t| t.config != *ctx.config);
         let tenants = differing.map(|t| (Scope::Tenant(t.tenant.clone()), &t.config));
         let problems: Vec<Problem> = own.chain(tenants).filter_map(|(scope, value)| parse_config::<Config>(scope, value).err()).collect();
-        if problems.is_empty() { Ok(Arc::new(ContextPlugin(contexts.clone()))) } else { Err(problems) }
+        if problems.is_empty() { Ok(Arc::new(ContextPlugin(slot.clone()))) } else { Err(problems) }
     };
     PluginSpec { name: "context", after: &["auth"], authenticates: false, build: Box::new(build) }
 }

@@ -1,0 +1,119 @@
+//! The admin listener: metrics, health, status, reload. It is for operators and never shares a port with clients.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use pingora_core::{
+    apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
+    protocols::http::ServerSession,
+    server::ShutdownWatch,
+};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{gateway::Gateway, respond, telemetry::Metrics};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Serves the admin listener.
+pub struct Admin {
+    gateway: Arc<Gateway>,
+    /// True once the gateway drains.
+    draining: ShutdownWatch,
+}
+
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
+}
+
+impl Answer {
+    fn text(status: StatusCode, body: &'static str) -> Self {
+        Self { status, content_type: TEXT, body: Bytes::from_static(body.as_bytes()) }
+    }
+
+    fn json(status: StatusCode, body: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(body).expect("plain maps with string keys");
+        Self { status, content_type: JSON, body: body.into() }
+    }
+}
+
+impl Admin {
+    /// For one gateway; `draining` turns true when it stops serving.
+    pub fn new(gateway: Arc<Gateway>, draining: ShutdownWatch) -> Self {
+        Self { gateway, draining }
+    }
+
+    async fn answer(&self, method: &Method, path: &str) -> Answer {
+        let draining = *self.draining.borrow();
+        match (path, method) {
+            ("/livez", &Method::GET) => Answer::text(StatusCode::OK, "ok\n"),
+            ("/readyz", &Method::GET) if draining => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            ("/readyz", &Method::GET) => Answer::text(StatusCode::OK, "ok\n"),
+            ("/metrics", &Method::GET) => self.metrics(),
+            ("/status", &Method::GET) => self.status(draining),
+            ("/reload", &Method::POST) => self.reload().await,
+            ("/livez" | "/readyz" | "/metrics" | "/status", _) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "send a GET\n"),
+            ("/reload", _) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "send a POST\n"),
+            _ => Answer::text(StatusCode::NOT_FOUND, "there are /metrics, /livez, /readyz, /status and POST /reload\n"),
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        let metrics = &self.gateway.metrics;
+        metrics.in_flight.set(i64::try_from(self.gateway.work.len()).unwrap_or(i64::MAX));
+        Answer { status: StatusCode::OK, content_type: Metrics::CONTENT_TYPE, body: metrics.render().into() }
+    }
+
+    fn status(&self, draining: bool) -> Answer {
+        let snapshot = self.gateway.snapshot.load();
+        let current = self.gateway.current();
+        let body = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": current.generation,
+            "config_hash": current.config_hash,
+            "draining": draining,
+            "in_flight": self.gateway.work.len(),
+            "sessions_in_turn": self.gateway.lanes.len(),
+            "routes": snapshot.config.routes.iter().map(|r| &*r.path).collect::<Vec<_>>(),
+            "flows": current.flows,
+            "plugins": snapshot.plugin_status(),
+        });
+        Answer::json(StatusCode::OK, &body)
+    }
+
+    async fn reload(&self) -> Answer {
+        let gateway = self.gateway.clone();
+        match tokio::task::spawn_blocking(move || gateway.reload()).await {
+            Ok(Ok(report)) => Answer::json(StatusCode::OK, &report),
+            Ok(Err(problems)) => {
+                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                Answer::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
+            }
+            Err(_) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the reload panicked; the configuration in force stays\n"),
+        }
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Admin {
+    async fn process_new_http(self: &Arc<Self>, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+        let mut shutdown = shutdown.clone();
+        tokio::select! {
+            biased;
+            read = session.read_request() => if !read.ok()? { return None },
+            _ = shutdown.wait_for(|s| *s) => return None,
+        }
+        let head = session.req_header();
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let Answer { status, content_type, body } = self.answer(&method, &path).await;
+        respond::plain(&mut session, status, content_type, body).await.ok()?;
+        let settings = HttpPersistentSettings::for_session(&session);
+        let reusable = session.finish().await.ok()??;
+        Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
+    }
+}

@@ -1,0 +1,121 @@
+//! What lives as long as the process: the configuration in force and how it is replaced, and everything that survives that.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use arc_swap::ArcSwap;
+use fengda_plugins::api::Clock;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    config::{Config, Diagnostics},
+    snapshot::{Snapshot, Workshop},
+    telemetry::{Event, Metrics, logger},
+    turn::{Lanes, Outcome},
+};
+
+/// Reads an environment variable; a parameter so that tests need not change the process's.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// A running gateway, shared by all its threads.
+pub struct Gateway {
+    /// The configuration in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Sessions with a message in this process.
+    pub lanes: Arc<Lanes<Outcome>>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// Requests and turns in flight.
+    pub work: TaskTracker,
+    /// The time of day.
+    pub clock: Clock,
+    /// The label of requests that match no route.
+    pub no_route: Arc<str>,
+    path: PathBuf,
+    environment: Environment,
+    workshop: Workshop,
+    reloading: Mutex<()>,
+}
+
+/// What a reload did, as `POST /reload` answers it.
+#[derive(Debug, Serialize)]
+pub struct Reloaded {
+    /// Counts up with every reload.
+    pub generation: u64,
+    /// Tells configurations apart; equal on replicas with equal files.
+    pub config_hash: String,
+    /// For each tenant `ok`, or what is wrong with its script.
+    pub flows: BTreeMap<String, String>,
+}
+
+impl Reloaded {
+    fn of(snapshot: &Snapshot) -> Self {
+        let word = |problem: &Option<String>| problem.clone().unwrap_or_else(|| "ok".into());
+        Self {
+            generation: snapshot.generation,
+            config_hash: snapshot.config.hash.clone(),
+            flows: snapshot.flows.iter().map(|(tenant, problem)| (tenant.clone(), word(problem))).collect(),
+        }
+    }
+}
+
+impl Gateway {
+    /// Puts a first snapshot in force. `path` and `environment` are where reloads read from.
+    pub fn new(snapshot: Snapshot, workshop: Workshop, path: PathBuf, environment: Environment) -> Arc<Self> {
+        let metrics = workshop.metrics.clone();
+        metrics.generation.set(1);
+        Arc::new(Self {
+            lanes: Lanes::new(),
+            metrics,
+            work: TaskTracker::new(),
+            clock: workshop.clock.clone(),
+            no_route: "-".into(),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            path,
+            environment,
+            workshop,
+            reloading: Mutex::new(()),
+        })
+    }
+
+    /// What is in force now, as a reload would have reported it.
+    pub fn current(&self) -> Reloaded {
+        Reloaded::of(&self.snapshot.load())
+    }
+
+    /// Reads the file again and puts it in force: all of it or, if anything in it is wrong, nothing. A tenant whose script is
+    /// broken goes on with its last good one. Blocks on files and compilation: not for a thread that serves requests.
+    ///
+    /// # Errors
+    /// Everything that is wrong; the configuration in force stays.
+    pub fn reload(&self) -> Result<Reloaded, Diagnostics> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = self.snapshot.load_full();
+        let built = Config::load(&self.path, &*self.environment, &self.workshop.registry)
+            .and_then(|config| config.check_reload(&before.config).map(|()| config))
+            .and_then(|config| Snapshot::build(config, &self.workshop, Some(&before)));
+        match built {
+            Ok(snapshot) => {
+                let report = Reloaded::of(&snapshot);
+                let broken: Vec<_> = snapshot.flows.iter().filter(|(_, p)| p.is_some()).map(|(t, _)| t.as_str()).collect();
+                let event = Event::Reloaded { generation: report.generation, config_hash: &report.config_hash, broken_flows: broken };
+                logger::emit(&event);
+                logger::init(snapshot.config.log.level);
+                self.metrics.reloads.with_label_values(&["applied"]).inc();
+                self.metrics.generation.set(i64::try_from(report.generation).unwrap_or(i64::MAX));
+                self.snapshot.store(Arc::new(snapshot));
+                Ok(report)
+            }
+            Err(problems) => {
+                self.metrics.reloads.with_label_values(&["refused"]).inc();
+                let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                logger::emit(&Event::ReloadRefused { problems: &lines });
+                Err(problems)
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! `GET` and `DELETE /v1/history`: a user reads or erases what was said.
+
+use std::{borrow::Cow, sync::Arc};
+
+use fengda_plugins::api::{Code, Identity, Reject, TurnError, TurnPhase};
+use http::{HeaderValue, Method, StatusCode, header};
+use serde::{Serialize, Serializer, ser::SerializeSeq};
+
+use crate::{
+    chat::DEFAULT_SESSION,
+    downstream::Downstream,
+    snapshot::Snapshot,
+    telemetry::{Event, logger},
+};
+
+/// What the query string asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query<'a> {
+    session_id: Option<Cow<'a, str>>,
+    limit: Option<usize>,
+    before: Option<u64>,
+}
+
+/// Serves one request.
+///
+/// # Errors
+/// A rejection that is still to be written.
+pub async fn serve(snapshot: &Arc<Snapshot>, down: &mut Downstream) -> Result<(), Reject> {
+    let route = down.route.clone().expect("a target is only reached through its route");
+    let phase = route.chain.turn_phase().expect("a history route without such a plugin is refused by the configuration");
+    let identity = down.ctx.identity().ok_or_else(|| Reject::new(Code::Internal, "the route did not authenticate the request"))?.clone();
+    snapshot.tenant(identity.user.tenant())?;
+    let uri = down.head().uri.clone();
+    let query = parse_query(uri.query().unwrap_or_default())?;
+    let method = down.head().method.clone();
+    let done = match method {
+        Method::GET => read(phase, &identity, &query, down).await,
+        Method::DELETE => erase(phase, &identity, &query, down).await,
+        _ => {
+            let allow = HeaderValue::from_static("GET, DELETE");
+            return Err(Reject::new(Code::MethodNotAllowed, "send a GET or a DELETE").with(header::ALLOW, allow));
+        }
+    };
+    done.map_err(|failed| match failed {
+        Failed::Rejected(reject) => reject,
+        Failed::Store(step, error) => store_failed(down, step, &error),
+    })
+}
+
+enum Failed {
+    Rejected(Reject),
+    Store(&'static str, TurnError),
+}
+
+async fn read(phase: &dyn TurnPhase, identity: &Identity, query: &Query<'_>, down: &mut Downstream) -> Result<(), Failed> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        session_id: &'a str,
+        seq: u64,
+        #[serde(serialize_with = "serialize_turns")]
+        turns: &'a [Arc<fengda_plugins::api::Turn>],
+    }
+    let session_id = query.session_id.as_deref().unwrap_or(DEFAULT_SESSION);
+    let key = identity.user.session(session_id).map_err(|e| Failed::Rejected(bad(format!("`session_id` {e}"))))?;
+    let state = phase.history(&key).await.map_err(|e| Failed::Store("history", e))?;
+    let older = query.before.map_or(state.turns.len(), |before| state.turns.partition_point(|t| t.seq < before));
+    let from = query.limit.map_or(0, |limit| older.saturating_sub(limit));
+    // A client that is gone cannot be told.
+    let _ = down.json(StatusCode::OK, &Body { session_id, seq: state.seq, turns: &state.turns[from..older] }).await;
+    Ok(())
+}
+
+async fn erase(phase: &dyn TurnPhase, identity: &Identity, query: &Query<'_>, down: &mut Downstream) -> Result<(), Failed> {
+    let erased = match &query.session_id {
+        Some(id) => {
+            let key = identity.user.session(id).map_err(|e| Failed::Rejected(bad(format!("`session_id` {e}"))))?;
+            phase.erase_session(&key).await
+        }
+        None => phase.erase_user(&identity.user).await,
+    };
+    erased.map_err(|e| Failed::Store("erase", e))?;
+    let _ = down.no_content().await;
+    Ok(())
+}
+
+fn store_failed(down: &Downstream, step: &str, error: &TurnError) -> Reject {
+    let tenant = down.ctx.tenant().map_or("-", |t| t.name());
+    let request_id = down.ctx.request_id.as_str();
+    logger::emit(&Event::ContextFailed { tenant, request_id, step, error: error.to_string() });
+    let message = match error {
+        TurnError::Corrupt(_) => "the stored conversation is damaged and was left as it is; DELETE /v1/history removes it",
+        _ => "the stored conversation cannot be reached now; try again",
+    };
+    Reject::new(Code::ContextUnavailable, message)
+}
+
+fn bad(message: String) -> Reject {
+    Reject::new(Code::BadRequest, message)
+}
+
+fn parse_query(query: &str) -> Result<Query<'_>, Reject> {
+    let mut parsed = Query::default();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "session_id" => parsed.session_id = Some(value),
+            "limit" => {
+                let limit = value.parse().ok().filter(|n| (1..=1000).contains(n));
+                parsed.limit = Some(limit.ok_or_else(|| bad("`limit` is a number from 1 to 1000".into()))?);
+            }
+            "before" => {
+                parsed.before = Some(value.parse().map_err(|_| bad("`before` is the seq of a turn: a whole number".into()))?);
+            }
+            _ => {}
+        }
+    }
+    Ok(parsed)
+}
+
+fn serialize_turns<S: Serializer>(turns: &[Arc<fengda_plugins::api::Turn>], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Row<'a> {
+        seq: u64,
+        message_id: &'a str,
+        q: &'a str,
+        a: &'a str,
+        /// Milliseconds since the Unix epoch.
+        at: u64,
+        fallback: bool,
+    }
+    let mut list = serializer.serialize_seq(Some(turns.len()))?;
+    for t in turns {
+        let (message_id, q, a) = (t.message_id.expose(), t.q.expose(), t.a.expose());
+        list.serialize_element(&Row { seq: t.seq, message_id, q, a, at: t.at.0, fallback: t.fallback })?;
+    }
+    list.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_strings_are_decoded_and_bad_numbers_refused() {
+        let parsed = parse_query("session_id=web%3A%E4%B8%80&limit=5&before=9&other=1").unwrap();
+        assert_eq!(parsed, Query { session_id: Some("web:一".into()), limit: Some(5), before: Some(9) });
+        for bad in ["limit=0", "limit=1001", "limit=x", "before=-1"] {
+            assert_eq!(parse_query(bad).unwrap_err().code, Code::BadRequest, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The public listener's side of Pingora: takes a request off a connection, routes it through its chain to its target.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use fengda_plugins::api::{Code, Reject, RequestCtx, RequestId, Summary, TraceParent};
+use http::StatusCode;
+use pingora_core::{
+    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
+    protocols::http::ServerSession,
+    server::ShutdownWatch,
+};
+
+use crate::{
+    chat,
+    config::Limits,
+    downstream::Downstream,
+    gateway::Gateway,
+    history, respond,
+    snapshot::{Snapshot, Target},
+    telemetry::{Event, logger},
+};
+
+/// How long an HTTP/2 connection without a stream is kept.
+const H2_IDLE: Duration = Duration::from_secs(60);
+
+/// Serves the public listener.
+pub struct Proxy {
+    gateway: Arc<Gateway>,
+    options: HttpServerOptions,
+}
+
+impl Proxy {
+    /// For one listener; all of a gateway's share the gateway.
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        options.h2_idle_timeout = Some(H2_IDLE);
+        Self { gateway, options }
+    }
+
+    async fn serve(&self, down: &mut Downstream, snapshot: &Arc<Snapshot>) {
+        let result = match self.admit(down, snapshot).await {
+            Ok(Target::Flow { upstream }) => chat::serve(&self.gateway, snapshot, upstream, down).await,
+            Ok(Target::History) => history::serve(snapshot, down).await,
+            Err(reject) => Err(reject),
+        };
+        if let Err(reject) = result {
+            // A client that is gone cannot be told.
+            let _ = down.reject(&reject).await;
+        }
+    }
+
+    async fn admit<'a>(&self, down: &mut Downstream, snapshot: &'a Snapshot) -> Result<&'a Target, Reject> {
+        check_head(down, &snapshot.config.limits)?;
+        let path = down.head().uri.path();
+        let route = snapshot.route(path).ok_or_else(|| {
+            Reject::new(Code::NotFound, "no route has this path; the gateway's routes are in its configuration under `routes`")
+        })?;
+        down.route = Some(route.clone());
+        down.ctx.route = route.path.clone();
+        down.admit(route, &self.gateway.metrics).await?;
+        Ok(&route.target)
+    }
+
+    fn context_of(&self, session: &ServerSession) -> RequestCtx {
+        let id = RequestId::parse(session.get_header_bytes("x-request-id")).unwrap_or_else(RequestId::random);
+        let trace = TraceParent::parse(session.get_header_bytes("traceparent"));
+        let peer = session.client_addr().and_then(|a| a.as_inet()).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip());
+        RequestCtx::new(id, trace, self.gateway.no_route.clone(), peer)
+    }
+
+    /// The `log` phase, metrics and the access log.
+    fn note(&self, down: &Downstream, snapshot: &Snapshot, begun: Instant) {
+        // 499 as nginx has it: the client went away before there was an answer.
+        let status = down.status.unwrap_or_else(|| StatusCode::from_u16(499).expect("a valid status number"));
+        let summary = Summary { status, duration: begun.elapsed() };
+        if let Some(chain) = down.chain() {
+            chain.log(&down.ctx, &summary);
+        }
+        let tenant = down.ctx.tenant().map(|t| t.name());
+        let metrics = &self.gateway.metrics;
+        let labels = &[&*down.ctx.route, tenant.unwrap_or("-")];
+        metrics.requests.with_label_values(&[labels[0], labels[1], status.as_str()]).inc();
+        metrics.request_seconds.with_label_values(labels).observe(summary.duration.as_secs_f64());
+        if snapshot.config.log.access {
+            logger::emit(&Event::Request {
+                request_id: down.ctx.request_id.as_str(),
+                trace_id: down.ctx.trace.as_ref().map(TraceParent::trace_id),
+                route: &down.ctx.route,
+                tenant,
+                method: method_label(down),
+                status: status.as_u16(),
+                ms: summary.duration.as_secs_f64() * 1000.0,
+                code: down.code.map(Code::as_str),
+            });
+        }
+    }
+}
+
+/// A method is the client's word: only the known ones are printed.
+fn method_label(down: &Downstream) -> &'static str {
+    match down.head().method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}
+
+fn check_head(down: &mut Downstream, limits: &Limits) -> Result<(), Reject> {
+    let headers = &down.head().headers;
+    let problem = if headers.len() > limits.headers {
+        Some(format!("the request has {} header fields, at most {} are taken (`limits.headers`)", headers.len(), limits.headers))
+    } else {
+        headers
+            .iter()
+            .find(|(name, value)| name.as_str().len() + value.len() > limits.header_field)
+            .map(|_| format!("a header field is over {} bytes, name and value together (`limits.header_field`)", limits.header_field))
+    };
+    problem.map_or(Ok(()), |p| Err(Reject::new(Code::HeadersTooLarge, p)))
+}
+
+#[async_trait]
+impl HttpServerApp for Proxy {
+    async fn process_new_http(self: &Arc<Self>, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+        let gateway = &self.gateway;
+        {
+            let limits = &gateway.snapshot.load().config.limits;
+            session.set_read_timeout(Some(limits.read_timeout));
+            session.set_write_timeout(Some(limits.read_timeout));
+            session.set_keepalive(Some(limits.keepalive.as_secs().max(1)));
+        }
+        let mut shutdown = shutdown.clone();
+        let read = tokio::select! {
+            biased;
+            read = session.read_request() => read,
+            // An idle connection is closed at once when the gateway drains; a request that has begun is served.
+            _ = shutdown.wait_for(|s| *s) => return None,
+        };
+        match read {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(_) => {
+                respond::refuse_unparsable(&mut session, RequestId::random().as_str()).await;
+                return None;
+            }
+        }
+        let _in_flight = gateway.work.token();
+        let begun = Instant::now();
+        let snapshot = gateway.snapshot.load_full();
+        let ctx = self.context_of(&session);
+        let mut down = Downstream::new(session, ctx);
+        if *shutdown.borrow() {
+            down.close_after();
+        }
+        self.serve(&mut down, &snapshot).await;
+        self.note(&down, &snapshot, begun);
+        down.finish().await
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+}

@@ -1,0 +1,167 @@
+//! The only writer of responses that are made here: one place that knows status, headers and the error format.
+
+use bytes::Bytes;
+use fengda_plugins::api::{Code, Reject, Text};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::ResponseHeader;
+use serde::Serialize;
+
+use crate::downstream::Downstream;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The client cannot be written to any more. There is nobody to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unwritable;
+
+/// `{"error":{"code","message","request_id"}}`
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    code: &'static str,
+    message: &'a str,
+    request_id: &'a str,
+}
+
+fn error_json(reject: &Reject, request_id: &str) -> Bytes {
+    let body = ErrorBody { error: ErrorFields { code: reject.code.as_str(), message: &reject.message, request_id } };
+    serde_json::to_vec(&body).expect("strings always serialize").into()
+}
+
+impl Downstream {
+    /// Answers with JSON.
+    pub async fn json(&mut self, status: StatusCode, body: &impl Serialize) -> Result<(), Unwritable> {
+        let body = serde_json::to_vec(body).expect("answers are plain maps with string keys");
+        self.whole(status, &[(header::CONTENT_TYPE, JSON)], body.into()).await
+    }
+
+    /// Answers without a body.
+    pub async fn no_content(&mut self) -> Result<(), Unwritable> {
+        self.whole(StatusCode::NO_CONTENT, &[], Bytes::new()).await
+    }
+
+    /// Answers with an error in the one format.
+    pub async fn reject(&mut self, reject: &Reject) -> Result<(), Unwritable> {
+        self.code = Some(reject.code);
+        let body = error_json(reject, self.ctx.request_id.as_str());
+        let mut headers = reject.headers.clone();
+        headers.push((header::CONTENT_TYPE, JSON));
+        self.whole(reject.code.status(), &headers, body).await
+    }
+
+    async fn whole(&mut self, status: StatusCode, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Result<(), Unwritable> {
+        let mut head = self.head_of(status, headers);
+        if status != StatusCode::NO_CONTENT {
+            head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len())).map_err(|_| Unwritable)?;
+        }
+        // A short rest of the request is read after the answer, so that the connection can be used again.
+        self.session.set_close_on_response_before_downstream_finish(false);
+        if self.session.write_response_header(Box::new(head)).await.is_err() {
+            return Err(Unwritable);
+        }
+        self.session.write_response_body(body, true).await.map_err(|_| Unwritable)
+    }
+
+    /// The response's head, with what the chain's plugins add.
+    fn head_of(&mut self, status: StatusCode, headers: &[(HeaderName, HeaderValue)]) -> ResponseHeader {
+        self.status = Some(status);
+        let mut all = HeaderMap::with_capacity(headers.len() + 8);
+        all.insert(REQUEST_ID, HeaderValue::from_str(self.ctx.request_id.as_str()).expect("a request id is plain ASCII"));
+        all.extend(headers.iter().cloned());
+        if let Some(route) = &self.route {
+            route.chain.response(&self.ctx, status, &mut all);
+        }
+        let mut head = ResponseHeader::build_no_case(status, Some(all.len() + 4)).expect("a StatusCode is a valid status");
+        for (name, value) in &all {
+            head.append_header(name.clone(), value.clone()).expect("names and values are valid by their types");
+        }
+        head
+    }
+
+    /// Begins a stream of server-sent events.
+    pub async fn begin_events(&mut self) -> Result<(), Unwritable> {
+        let mut head = self.head_of(
+            StatusCode::OK,
+            &[
+                (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+                // Asks proxies such as nginx not to collect the events.
+                (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+            ],
+        );
+        if self.session.req_header().version == Version::HTTP_11 {
+            let chunked = HeaderValue::from_static("chunked");
+            head.insert_header(header::TRANSFER_ENCODING, chunked).expect("a constant is a valid value");
+        }
+        self.session.write_response_header(Box::new(head)).await.map_err(|_| Unwritable)
+    }
+
+    /// Sends a piece of the answer: `event: delta`, `{"text"}`.
+    pub async fn delta(&mut self, text: &Text) -> Result<(), Unwritable> {
+        #[derive(Serialize)]
+        struct Delta<'a> {
+            text: &'a str,
+        }
+        self.event("delta", &Delta { text: text.expose() }).await
+    }
+
+    /// Sends one event.
+    pub async fn event(&mut self, name: &str, data: &impl Serialize) -> Result<(), Unwritable> {
+        let mut out = Vec::with_capacity(256);
+        out.extend_from_slice(b"event: ");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\ndata: ");
+        serde_json::to_writer(&mut out, data).expect("events are plain maps with string keys, and a Vec takes all bytes");
+        out.extend_from_slice(b"\n\n");
+        self.session.write_response_body(out.into(), false).await.map_err(|_| Unwritable)
+    }
+
+    /// Sends an error as the last event of a stream.
+    pub async fn error_event(&mut self, reject: &Reject) -> Result<(), Unwritable> {
+        self.code = Some(reject.code);
+        let request_id = self.ctx.request_id;
+        let body = ErrorFields { code: reject.code.as_str(), message: &reject.message, request_id: request_id.as_str() };
+        self.event("error", &ErrorBody { error: body }).await
+    }
+
+    /// Sends a comment, so that nobody on the way takes the stream for dead.
+    pub async fn heartbeat(&mut self) -> Result<(), Unwritable> {
+        self.session.write_response_body(Bytes::from_static(b": still here\n\n"), false).await.map_err(|_| Unwritable)
+    }
+
+    /// Ends a stream.
+    pub async fn end_events(&mut self) -> Result<(), Unwritable> {
+        self.session.write_response_body(Bytes::new(), true).await.map_err(|_| Unwritable)
+    }
+}
+
+/// Answers what could not even be parsed as a request; the connection is closed after it.
+pub async fn refuse_unparsable(session: &mut ServerSession, ctx_id: &str) {
+    let reject = Reject::new(Code::BadRequest, "this is not an HTTP request that can be read: malformed, or over 256 header fields");
+    let body = error_json(&reject, ctx_id);
+    let mut head = ResponseHeader::build(reject.code.status(), Some(4)).expect("a StatusCode is a valid status");
+    for (name, value) in [(header::CONTENT_TYPE, JSON), (header::CONTENT_LENGTH, HeaderValue::from(body.len()))] {
+        head.insert_header(name, value).expect("constants and numbers are valid values");
+    }
+    session.set_keepalive(None);
+    // The client may be gone; then there is nobody to tell.
+    let _ = session.write_error_response(head, body).await;
+}
+
+/// Answers a client of the admin listener.
+pub async fn plain(session: &mut ServerSession, status: StatusCode, content_type: &'static str, body: Bytes) -> Result<(), Unwritable> {
+    let mut head = ResponseHeader::build(status, Some(4)).expect("a StatusCode is a valid status");
+    for (name, value) in
+        [(header::CONTENT_TYPE, HeaderValue::from_static(content_type)), (header::CONTENT_LENGTH, HeaderValue::from(body.len()))]
+    {
+        head.insert_header(name, value).expect("constants and numbers are valid values");
+    }
+    session.write_response_header(Box::new(head)).await.map_err(|_| Unwritable)?;
+    session.write_response_body(body, true).await.map_err(|_| Unwritable)
+}

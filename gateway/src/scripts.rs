@@ -1,0 +1,77 @@
+//! Which script a tenant runs: the one in its file, or, while that one is broken, the last that was good, also across a restart.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    config::TenantConfig,
+    flow::{Limits, Script, ScriptError},
+    telemetry::{Event, logger},
+};
+
+/// A tenant's script as it was found.
+pub(crate) struct Loaded {
+    /// What runs.
+    pub script: Option<Arc<Script>>,
+    /// What is wrong with the file; the script is then an older one.
+    pub problem: Option<String>,
+}
+
+/// Loads a tenant's script. `current` is the one that runs now; an unchanged file keeps it, with its VMs.
+pub(crate) fn load(config: &TenantConfig, data: &Path, current: Option<&Arc<Script>>) -> Loaded {
+    let kept = last_good(data, config);
+    let problem = match read(config, &config.flow) {
+        Ok((script, _)) if current.is_some_and(|c| c.hash() == script.hash()) => return Loaded { script: current.cloned(), problem: None },
+        Ok((script, source)) => {
+            // Without the copy a later restart with a broken file has nothing to fall back on; that is no reason to refuse this one.
+            if let Err(e) = keep(&kept, &source) {
+                log::warn!(target: "fengda::scripts", "the last good script of {} cannot be kept in {}: {e}", config.tenant.name(), kept.display());
+            }
+            return Loaded { script: Some(script), problem: None };
+        }
+        Err(problem) => problem,
+    };
+    let script = current.cloned().or_else(|| read(config, &kept).ok().map(|(script, _)| script));
+    let serving = if script.is_some() { "the last good script" } else { "the canned text `busy`" };
+    logger::emit(&Event::FlowRefused { tenant: config.tenant.name(), problem: &problem, serving });
+    Loaded { script, problem: Some(problem) }
+}
+
+/// Compiles a tenant's script and runs its top level once.
+///
+/// # Errors
+/// `file:line: what is wrong`, for the person who wrote it.
+pub(crate) fn check(config: &TenantConfig) -> Result<(), String> {
+    read(config, &config.flow).map(|_| ())
+}
+
+fn read(config: &TenantConfig, path: &Path) -> Result<(Arc<Script>, Vec<u8>), String> {
+    let source = fs::read(path).map_err(|e| format!("{}: cannot be read: {e}", path.display()))?;
+    let name = config.flow.file_name().map_or("main.lua".into(), |n| n.to_string_lossy());
+    let describe = |e: ScriptError| {
+        let line = e.line.map_or(String::new(), |line| format!("{line}: "));
+        format!("{}:{line}{}", path.display(), e.message.expose())
+    };
+    let script = Arc::new(Script::compile(&config.tenant, &name, &source).map_err(describe)?);
+    let limits = Limits { cpu: config.flow_limits.cpu, memory: config.flow_limits.memory, ..Limits::default() };
+    script.check(limits, &config.canned).map_err(describe)?;
+    Ok((script, source))
+}
+
+fn last_good(data: &Path, config: &TenantConfig) -> PathBuf {
+    data.join("flows").join(format!("{}.lua", config.tenant.name()))
+}
+
+/// Replaces the copy in one step, so that a crash leaves the old or the new one.
+fn keep(path: &Path, source: &[u8]) -> io::Result<()> {
+    if fs::read(path).is_ok_and(|old| old == source) {
+        return Ok(());
+    }
+    fs::create_dir_all(path.parent().expect("a file in the data directory has a parent"))?;
+    let new = path.with_extension("lua.new");
+    fs::write(&new, source)?;
+    fs::rename(new, path)
+}

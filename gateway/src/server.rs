@@ -1,0 +1,216 @@
+//! Threads, listeners and their end: one runtime for each core, none of which gives work to another.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::IntoRawFd,
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use fengda_plugins::{
+    api::{Clock, Registry},
+    context::{Context, ContextConfig, Durability, OpenError, Slot},
+};
+use pingora_core::{
+    apps::HttpServerApp,
+    server::{Fds, ListenFds},
+    services::{Service as _, listening::Service},
+};
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::watch,
+};
+
+use crate::{
+    admin::Admin,
+    config::{self, Config, Diagnostics},
+    gateway::{Environment, Gateway},
+    proxy::Proxy,
+    registry,
+    snapshot::{Snapshot, Workshop},
+    telemetry::{Event, Metrics, Sink, logger},
+};
+
+/// How to run a gateway.
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Where `${NAME}` in it is looked up.
+    pub environment: Environment,
+    /// Time of day for tokens, limits and expiry.
+    pub clock: Clock,
+    /// Adds plugins of one's own to the built-in ones.
+    pub plugins: fn(&mut Registry),
+}
+
+impl Options {
+    /// The process's environment, the machine's clock, only the built-in plugins.
+    pub fn new(config: impl Into<PathBuf>) -> Self {
+        Self { config: config.into(), environment: Arc::new(|name| std::env::var(name).ok()), clock: Clock::system(), plugins: |_| {} }
+    }
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(#[from] Diagnostics),
+    /// The embedded store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// An address cannot be listened on.
+    #[error("`{key}: {address}` cannot be listened on: {cause}")]
+    Listen {
+        /// `listen` or `admin`.
+        key: &'static str,
+        /// The configured address.
+        address: SocketAddr,
+        /// What the operating system says.
+        cause: io::Error,
+    },
+    /// No thread or runtime to be had.
+    #[error("no thread can be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A gateway that serves. Dropping it without [`Running::stop`] leaves it serving.
+pub struct Running {
+    /// The public listener's address, with the port it got.
+    pub public: SocketAddr,
+    /// The admin listener's address, with the port it got.
+    pub admin: SocketAddr,
+    /// The gateway.
+    pub gateway: Arc<Gateway>,
+    context: Arc<Context>,
+    control: tokio::runtime::Runtime,
+    stop_serving: watch::Sender<bool>,
+    stop_admin: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Starts a gateway: when this returns, it serves.
+///
+/// # Errors
+/// See [`StartError`]; nothing is left running then.
+pub fn start(options: Options) -> Result<Running, StartError> {
+    let slot = Slot::default();
+    let registry = registry::builtin(&slot, options.plugins);
+    let config = Config::load(&options.config, &*options.environment, &registry)?;
+    logger::init(config.log.level);
+    let workshop = Workshop { registry, clock: options.clock.clone(), metrics: Arc::new(Metrics::new()) };
+    let (public_socket, public) = bind("listen", config.listen)?;
+    let (admin_socket, admin) = bind("admin", config.admin)?;
+    let context = Context::open(&context_config(&config), options.clock)?;
+    slot.set(context.clone()).ok().expect("the slot was made above");
+    let threads = config.threads;
+    let snapshot = Snapshot::build(config, &workshop, None)?;
+    let gateway = Gateway::new(snapshot, workshop, options.config, options.environment);
+    let (stop_serving, serving) = watch::channel(false);
+    let (stop_admin, administering) = watch::channel(false);
+    let control = Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
+    let admin_app = Admin::new(gateway.clone(), serving.clone());
+    control.spawn(listen("admin".into(), admin_app, admin_socket, administering));
+    let mut running = Running { public, admin, gateway, context, control, stop_serving, stop_admin, threads: Vec::with_capacity(threads) };
+    for index in 0..threads {
+        let socket = public_socket.try_clone()?;
+        let thread = spawn_serving_thread(index, running.gateway.clone(), socket, serving.clone(), running.stop_admin.subscribe())?;
+        running.threads.push(thread);
+    }
+    let event = Event::Listening { public: public.to_string(), admin: admin.to_string(), version: env!("CARGO_PKG_VERSION") };
+    logger::emit(&event);
+    Ok(running)
+}
+
+impl Running {
+    /// Where signals and other work apart from serving may run.
+    pub fn control(&self) -> &Handle {
+        self.control.handle()
+    }
+
+    /// Stops accepting, lets requests and turns in flight finish for at most the configured grace, and ends all threads.
+    /// Returns how many were abandoned.
+    pub fn stop(self) -> usize {
+        let grace = self.gateway.snapshot.load().config.shutdown_grace;
+        let work = self.gateway.work.clone();
+        logger::emit(&Event::Draining { in_flight: work.len() });
+        self.stop_serving.send_replace(true);
+        work.close();
+        let abandoned = self.control.block_on(async {
+            // The health endpoints go on answering until the last turn is done.
+            let drained = tokio::time::timeout(grace, work.wait()).await.is_ok();
+            if let Err(error) = self.context.flush().await {
+                log::error!(target: "fengda::server", "the context store did not flush: {error}");
+            }
+            if drained { 0 } else { work.len() }
+        });
+        self.stop_admin.send_replace(true);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                log::error!(target: "fengda::server", "a serving thread panicked");
+            }
+        }
+        self.control.shutdown_timeout(Duration::from_secs(1));
+        logger::emit(&Event::Stopped { abandoned });
+        Sink::flush();
+        abandoned
+    }
+}
+
+fn context_config(config: &Config) -> ContextConfig {
+    let store = &config.store;
+    ContextConfig {
+        durability: match store.durability {
+            config::Durability::Os => Durability::Os,
+            config::Durability::Disk => Durability::Disk,
+        },
+        cache_size: store.cache_size,
+        cache_idle: store.cache_idle,
+        history_turns: store.history_turns,
+        history_keep: store.history_keep,
+        dir: config.data.join("context"),
+    }
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = || {
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        let bound = socket.local_addr()?;
+        Ok((socket, bound))
+    };
+    bound().map_err(|cause| StartError::Listen { key, address, cause })
+}
+
+/// Serves an application on a socket that is bound already, until told to stop.
+async fn listen<A: HttpServerApp + Send + Sync + 'static>(name: String, app: A, socket: TcpListener, stop: watch::Receiver<bool>) {
+    // Pingora takes listening sockets by the name of their address, as it gets them from an older process.
+    let mut sockets = Fds::new();
+    sockets.add(name.clone(), socket.into_raw_fd());
+    let mut service = Service::new(name.clone(), app);
+    service.add_tcp(&name);
+    let sockets: ListenFds = Arc::new(parking_lot::Mutex::new(sockets));
+    service.start_service(Some(sockets), stop, 1).await;
+}
+
+/// A thread with a runtime of its own: a connection, its turns, their VMs and upstream connections never leave it.
+fn spawn_serving_thread(
+    index: usize,
+    gateway: Arc<Gateway>,
+    socket: TcpListener,
+    stop: watch::Receiver<bool>,
+    mut end: watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, io::Error> {
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(16).build()?;
+    std::thread::Builder::new().name(format!("serve-{index}")).spawn(move || {
+        runtime.block_on(async {
+            listen(format!("serve-{index}"), Proxy::new(gateway), socket, stop).await;
+            // Requests in flight are tasks of this runtime: it lives until they are done.
+            let _ = end.wait_for(|e| *e).await;
+        });
+        runtime.shutdown_timeout(Duration::from_millis(100));
+    })
+}

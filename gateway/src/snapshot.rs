@@ -1,0 +1,246 @@
+//! Everything a request needs, built whole from a configuration and swapped whole: a request keeps the one it began with.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
+
+use fengda_plugins::api::{BuildCtx, Clock, Code, Plugin, Registry, Reject, Tenant, TenantBuild, Text, Timestamp};
+use serde::Serialize;
+use serde_yaml::Value;
+
+use crate::{
+    chain::Chain,
+    config::{self, Config, Diagnostic, Diagnostics, TenantConfig},
+    flow::{self, Level, LogLine, Script, ScriptError},
+    scripts::{self, Loaded},
+    telemetry::{Metrics, Sink, logger, metrics::TenantMetrics},
+    upstream::Upstream,
+};
+
+/// A configuration, ready to run.
+pub struct Snapshot {
+    /// Counts up with every reload, from 1.
+    pub generation: u64,
+    /// What it was built from.
+    pub config: Config,
+    routes: Vec<Arc<Route>>,
+    tenants: HashMap<Tenant, Arc<TenantRuntime>>,
+    upstreams: BTreeMap<Arc<str>, Arc<Upstream>>,
+    instances: Vec<Instance>,
+    /// For each tenant, what is wrong with its script; nothing if it is in force.
+    pub flows: BTreeMap<String, Option<String>>,
+}
+
+/// A route, ready to run.
+pub struct Route {
+    /// Its path: the label in metrics and logs.
+    pub path: Arc<str>,
+    /// What its requests go through.
+    pub chain: Arc<Chain>,
+    /// What answers them.
+    pub target: Target,
+    matches: config::Route,
+}
+
+/// What answers a route's requests.
+pub enum Target {
+    /// The tenant's flow.
+    Flow {
+        /// Whom `nlp.answer` asks.
+        upstream: Arc<Upstream>,
+    },
+    /// The stored conversation.
+    History,
+}
+
+/// One plugin instance and what it was made from: a reload that changes neither keeps it.
+struct Instance {
+    name: String,
+    config: Value,
+    tenants: Vec<TenantBuild>,
+    plugin: Arc<dyn Plugin>,
+}
+
+/// What a snapshot is built with, besides the configuration. Lives as long as the gateway.
+pub struct Workshop {
+    /// The plugins there are.
+    pub registry: Registry,
+    /// The time of day.
+    pub clock: Clock,
+    /// Where tenants' metrics are made.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Snapshot {
+    /// Builds everything. What did not change since `previous` is taken over with its state.
+    ///
+    /// # Errors
+    /// Everything that plugins found wrong with their part of the configuration, or a tenant's log that cannot be written.
+    pub fn build(config: Config, workshop: &Workshop, previous: Option<&Self>) -> Result<Self, Diagnostics> {
+        let upstreams: BTreeMap<_, _> = config.upstreams.iter().map(|(name, c)| (name.clone(), upstream(name, c, previous))).collect();
+        let mut problems = Vec::new();
+        let mut instances = Vec::new();
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for (index, route) in config.routes.iter().enumerate() {
+            let plugins = chain(index, &config, workshop, previous, &mut instances, &mut problems);
+            let target = match &route.target {
+                config::Target::Flow { upstream } => Target::Flow { upstream: upstreams[upstream].clone() },
+                config::Target::History => Target::History,
+            };
+            routes.push(Arc::new(Route { path: route.path.clone(), chain: Arc::new(Chain::new(plugins)), target, matches: route.clone() }));
+        }
+        let mut tenants = HashMap::new();
+        let mut flows = BTreeMap::new();
+        for tenant in &config.tenants {
+            let before = previous.and_then(|p| p.tenants.get(&tenant.tenant));
+            match TenantRuntime::build(tenant, &config.data, workshop, before.map(|b| &**b)) {
+                Ok((runtime, problem)) => {
+                    flows.insert(tenant.tenant.name().to_owned(), problem);
+                    tenants.insert(tenant.tenant.clone(), Arc::new(runtime));
+                }
+                Err(problem) => problems.push(config.locate_tenant(&tenant.tenant, problem)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems.into());
+        }
+        let generation = previous.map_or(1, |p| p.generation + 1);
+        Ok(Self { generation, config, routes, tenants, upstreams, instances, flows })
+    }
+
+    /// The first route that takes this path.
+    pub fn route(&self, path: &str) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|r| r.matches.matches(path))
+    }
+
+    /// A tenant's part.
+    ///
+    /// # Errors
+    /// It was authenticated by an older configuration and is gone from this one.
+    pub fn tenant(&self, tenant: &Tenant) -> Result<&Arc<TenantRuntime>, Reject> {
+        self.tenants.get(tenant).ok_or_else(|| Reject::new(Code::Forbidden, "the tenant is no longer configured"))
+    }
+
+    /// The state of every plugin that has some to tell, for `/status`.
+    pub fn plugin_status(&self) -> serde_json::Map<String, serde_json::Value> {
+        let told = self.instances.iter().map(|i| (i.name.clone(), i.plugin.status())).filter(|(_, s)| !s.is_null());
+        told.collect()
+    }
+}
+
+fn upstream(name: &Arc<str>, config: &config::Upstream, previous: Option<&Snapshot>) -> Arc<Upstream> {
+    let unchanged = previous.filter(|p| p.config.upstreams.get(name) == Some(config)).and_then(|p| p.upstreams.get(name));
+    unchanged.cloned().unwrap_or_else(|| Arc::new(Upstream::new(name.clone(), config)))
+}
+
+/// The plugins of a route. Routes that name a plugin with the same configuration share one instance, and so its limits.
+fn chain(
+    route: usize,
+    config: &Config,
+    workshop: &Workshop,
+    previous: Option<&Snapshot>,
+    instances: &mut Vec<Instance>,
+    problems: &mut Vec<Diagnostic>,
+) -> Vec<Arc<dyn Plugin>> {
+    let mut plugins = Vec::new();
+    for (at, entry) in config.routes[route].chain.iter().enumerate() {
+        let same = |i: &&Instance| i.name == entry.plugin && i.config == entry.config && same_tenants(&i.tenants, &entry.tenants);
+        if let Some(shared) = instances.iter().find(same) {
+            plugins.push(shared.plugin.clone());
+            continue;
+        }
+        let kept = previous.and_then(|p| p.instances.iter().find(same)).map(|i| i.plugin.clone());
+        // The same place of the old configuration: the how-manieth instance of this plugin.
+        let place = instances.iter().filter(|i| i.name == entry.plugin).count();
+        let older = previous.and_then(|p| p.instances.iter().filter(|i| i.name == entry.plugin).nth(place));
+        let build = || {
+            let spec = workshop.registry.get(&entry.plugin).expect("unknown plugins are refused by the configuration");
+            let previous = older.map(|i| i.plugin.clone());
+            (spec.build)(&BuildCtx { config: &entry.config, tenants: &entry.tenants, clock: &workshop.clock, previous })
+        };
+        match kept.map_or_else(build, Ok) {
+            Ok(plugin) => {
+                plugins.push(plugin.clone());
+                let (name, config, tenants) = (entry.plugin.clone(), entry.config.clone(), entry.tenants.clone());
+                instances.push(Instance { name, config, tenants, plugin });
+            }
+            Err(found) => problems.extend(found.iter().map(|p| config.locate(route, at, p))),
+        }
+    }
+    plugins
+}
+
+fn same_tenants(a: &[TenantBuild], b: &[TenantBuild]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.tenant == b.tenant && a.config == b.config && a.keys == b.keys)
+}
+
+/// One tenant's script, texts, log and counters.
+pub struct TenantRuntime {
+    /// Who.
+    pub tenant: Tenant,
+    /// The flow in force; `None` if it never compiled.
+    pub script: Option<Arc<Script>>,
+    /// What a turn of it may use.
+    pub limits: flow::Limits,
+    /// Ready-made texts by name.
+    pub canned: Arc<BTreeMap<String, Text>>,
+    /// The text for when a model or the flow fails.
+    pub busy: Text,
+    /// Counters that every turn touches.
+    pub metrics: TenantMetrics,
+    log: Sink,
+}
+
+impl TenantRuntime {
+    fn build(config: &TenantConfig, data: &Path, workshop: &Workshop, before: Option<&Self>) -> Result<(Self, Option<String>), String> {
+        let Loaded { script, problem } = scripts::load(config, data, before.and_then(|b| b.script.as_ref()));
+        let log = Sink::file(&config.log).map_err(|e| format!("the log {} cannot be written: {e}", config.log.display()))?;
+        let flow::Limits { effects, log_lines, .. } = flow::Limits::default();
+        let config::FlowLimits { cpu, memory, output } = config.flow_limits;
+        let runtime = Self {
+            tenant: config.tenant.clone(),
+            script,
+            limits: flow::Limits { cpu, memory, output, effects, log_lines },
+            canned: config.canned.clone(),
+            busy: config.canned.get("busy").cloned().unwrap_or_default(),
+            metrics: TenantMetrics::of(&workshop.metrics, config.tenant.name()),
+            log,
+        };
+        Ok((runtime, problem))
+    }
+
+    /// Writes what a script logged to its tenant's own log.
+    pub fn log_lines(&self, request_id: &str, at: Timestamp, lines: &[LogLine]) {
+        for said in lines {
+            let level = match said.level {
+                Level::Info => log::Level::Info,
+                Level::Warn => log::Level::Warn,
+                Level::Error => log::Level::Error,
+            };
+            let body = TenantLine { request_id, line: said.line, message: said.text.expose(), kind: None, traceback: None };
+            self.log.write(logger::line(at, level, &body));
+        }
+    }
+
+    /// Writes a script's failure, with its own words, to its tenant's own log.
+    pub fn log_failure(&self, request_id: &str, at: Timestamp, error: &ScriptError) {
+        let traceback = Some(error.traceback.expose()).filter(|t| !t.is_empty());
+        let body = TenantLine { request_id, line: error.line, message: error.message.expose(), kind: Some(error.kind.as_str()), traceback };
+        self.log.write(logger::line(at, log::Level::Error, &body));
+    }
+}
+
+/// A line of a tenant's log.
+#[derive(Serialize)]
+struct TenantLine<'a> {
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'a str>,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceback: Option<&'a str>,
+}

@@ -1,0 +1,120 @@
+//! Everything the gateway itself logs, as one closed list. A field can only be what is safe to print: names from the
+//! configuration, codes, numbers, ids that were checked to be plain.
+
+use log::Level;
+use serde::Serialize;
+
+/// A log event. `event` in the JSON is its name; see `docs/operating.md`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<'a> {
+    /// The gateway serves.
+    Listening {
+        /// Address of the public listener.
+        public: String,
+        /// Address of the admin listener.
+        admin: String,
+        /// Version of the binary.
+        version: &'static str,
+    },
+    /// One request was answered.
+    Request {
+        /// The request's id.
+        request_id: &'a str,
+        /// The caller's trace, if it sent one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        trace_id: Option<&'a str>,
+        /// The configured route it matched, or `-`.
+        route: &'a str,
+        /// The tenant, once known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tenant: Option<&'a str>,
+        /// HTTP method.
+        method: &'a str,
+        /// HTTP status.
+        status: u16,
+        /// Milliseconds from the head read to the last byte written.
+        ms: f64,
+        /// Code of the error answer, if it was one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'a str>,
+    },
+    /// A flow failed: its tenant's log has the script's own words.
+    FlowFailed {
+        /// Whose flow.
+        tenant: &'a str,
+        /// The request's id.
+        request_id: &'a str,
+        /// What kind of failure.
+        kind: &'a str,
+        /// Line of the script, if known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        line: Option<u32>,
+    },
+    /// The context store failed a turn.
+    ContextFailed {
+        /// Whose turn.
+        tenant: &'a str,
+        /// The request's id.
+        request_id: &'a str,
+        /// Which step: `begin`, `commit`, `history` or `erase`.
+        step: &'a str,
+        /// The store's own words; it knows no tenant text.
+        error: String,
+    },
+    /// A client has seen turns that the store does not have.
+    Gap {
+        /// Whose turn.
+        tenant: &'a str,
+        /// The request's id.
+        request_id: &'a str,
+        /// Newest turn the client saw.
+        seen: u64,
+        /// Newest turn in the store.
+        stored: u64,
+    },
+    /// A new configuration is in force.
+    Reloaded {
+        /// Counts up with every reload.
+        generation: u64,
+        /// Hash of the file.
+        config_hash: &'a str,
+        /// Tenants whose script is broken and that go on with their last good one.
+        broken_flows: Vec<&'a str>,
+    },
+    /// A new configuration was refused; the old one stays.
+    ReloadRefused {
+        /// What is wrong, each with file, line and column.
+        problems: &'a [String],
+    },
+    /// A tenant's script does not compile.
+    FlowRefused {
+        /// Whose.
+        tenant: &'a str,
+        /// File, line and what is wrong, as the compiler says it.
+        problem: &'a str,
+        /// What its users get meanwhile.
+        serving: &'a str,
+    },
+    /// Asked to stop: no new connections, turns in flight finish.
+    Draining {
+        /// Requests and turns in flight.
+        in_flight: usize,
+    },
+    /// Stopped.
+    Stopped {
+        /// Requests and turns that did not finish within the grace.
+        abandoned: usize,
+    },
+}
+
+impl Event<'_> {
+    /// How much it matters.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::ContextFailed { .. } | Self::ReloadRefused { .. } | Self::FlowRefused { .. } => Level::Error,
+            Self::FlowFailed { .. } | Self::Gap { .. } => Level::Warn,
+            _ => Level::Info,
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What operators see: every metric ([`metrics`]) and every log event ([`events`]) is a type here, and nowhere else is one made.
+
+pub mod events;
+pub mod logger;
+pub mod metrics;
+mod sink;
+
+pub use events::Event;
+pub use metrics::Metrics;
+pub use sink::Sink;

@@ -1,0 +1,328 @@
+//! The life of one turn, from its place in the queue to its outcome.
+
+use std::{sync::Arc, time::Duration};
+
+use fengda_plugins::api::{Begin, BeginTurn, Begun, Commit, Text, TurnError, TurnPhase};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{Answer, Message, Outcome, Refused, effects::Effects, lanes};
+use crate::{
+    flow::{End, Input, Reply, Resume, Run, ScriptError, Step},
+    gateway::Gateway,
+    snapshot::TenantRuntime,
+    telemetry::{Event, logger},
+    upstream::{Answering, Caller, ModelError},
+};
+
+/// How long a commit may take, beyond the turn's deadline if need be: the answer is there and ought not to be lost.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) struct Task {
+    gateway: Arc<Gateway>,
+    tenant: Arc<TenantRuntime>,
+    caller: Caller,
+    deadline: Instant,
+    message: Message,
+    pieces: Option<mpsc::Sender<Text>>,
+}
+
+/// What a flow's run came to, before it is committed.
+enum Ran {
+    /// The flow answered.
+    Replied(Reply, Text),
+    /// A model failed or took too long: the tenant's canned text, as a turn.
+    Fallback(Option<Reply>),
+    /// The script failed: the canned text, but no turn.
+    Failed,
+    /// The upstream failed after pieces of its answer were sent.
+    Broken,
+}
+
+impl Task {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        tenant: Arc<TenantRuntime>,
+        caller: Caller,
+        time: Duration,
+        message: Message,
+        pieces: Option<mpsc::Sender<Text>>,
+    ) -> Self {
+        Self { gateway, tenant, caller, deadline: Instant::now() + time, message, pieces }
+    }
+
+    pub(super) async fn run(mut self, mut lane: lanes::Place<Outcome>) {
+        let counted = Counted(Some(self.tenant.clone()));
+        let outcome = match timeout_at(self.deadline, lane.wait()).await {
+            Ok(()) => self.take_turn().await,
+            Err(_) => Outcome::Refused(Refused::InProgress),
+        };
+        counted.as_this(&outcome);
+        lane.finish(outcome);
+    }
+
+    async fn take_turn(&mut self) -> Outcome {
+        let chain = self.caller.chain.clone();
+        let phase = chain.turn_phase().expect("a flow route without such a plugin is refused by the configuration");
+        match self.begin(phase).await {
+            Ok(Begin::Answered(turn)) => Outcome::Answered(Arc::new(Answer::from(&*turn))),
+            Ok(Begin::Run(begun)) => {
+                let held = Held { phase, begun: Some(begun) };
+                self.run_and_commit(held).await
+            }
+            Err(error) => Outcome::Refused(match error {
+                TurnError::InProgress | TurnError::ClaimLost => Refused::InProgress,
+                TurnError::MessageIdReused => Refused::MessageIdReused,
+                TurnError::Corrupt(_) => self.store_failed("begin", &error, Refused::ContextDamaged),
+                TurnError::Unavailable(_) => self.store_failed("begin", &error, Refused::ContextUnavailable),
+            }),
+        }
+    }
+
+    async fn begin(&self, phase: &dyn TurnPhase) -> Result<Begin, TurnError> {
+        let _timer = self.gateway.metrics.store_seconds.with_label_values(&["begin"]).start_timer();
+        let lifetime = if self.message.stream { self.caller.upstream.stream_timeout() } else { Duration::ZERO };
+        let left = self.deadline.saturating_duration_since(Instant::now()) + lifetime + COMMIT_TIMEOUT;
+        let turn = BeginTurn {
+            key: &self.message.key,
+            message_id: &self.message.message_id,
+            q: &self.message.q,
+            until: self.gateway.clock.now().after(left),
+            seen: self.message.seen,
+        };
+        timeout_at(self.deadline, phase.begin(turn))
+            .await
+            .unwrap_or(Err(TurnError::Unavailable("no answer within the turn's deadline".into())))
+    }
+
+    async fn run_and_commit(&mut self, held: Held<'_>) -> Outcome {
+        let begun = held.begun();
+        if begun.gap {
+            self.note_gap(begun);
+        }
+        let ran = match timeout_at(self.deadline, self.script(begun)).await {
+            Ok(Ok((reply, ending))) => self.read(reply, ending).await,
+            Ok(Err(ScriptFailed)) => Ran::Failed,
+            Err(_) => Ran::Fallback(None),
+        };
+        let (reply, text, fallback) = match ran {
+            Ran::Replied(reply, text) => (Some(reply), text, false),
+            Ran::Fallback(reply) => (reply, self.tenant.busy.clone(), true),
+            Ran::Failed => {
+                let seq = begun.state.seq;
+                return Outcome::Answered(Arc::new(Answer {
+                    text: self.tenant.busy.clone(),
+                    seq,
+                    fallback: true,
+                    stored: false,
+                    handoff: false,
+                }));
+            }
+            Ran::Broken => return Outcome::Refused(Refused::BrokenStream),
+        };
+        let (handoff, slots, user_slots) = reply.map_or_else(Default::default, |r| (r.handoff, r.slots, r.user_slots));
+        let Message { message_id, q, .. } = &self.message;
+        let commit = Commit { message_id: message_id.clone(), q: q.clone(), a: text.clone(), fallback, handoff, slots, user_slots };
+        let seq = begun.state.seq;
+        Outcome::Answered(Arc::new(match self.commit(held, commit).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.store_failed("commit", &error, Refused::ContextUnavailable);
+                Answer { text, seq, fallback, stored: false, handoff }
+            }
+        }))
+    }
+
+    async fn commit(&self, held: Held<'_>, commit: Commit) -> Result<Answer, TurnError> {
+        let _timer = self.gateway.metrics.store_seconds.with_label_values(&["commit"]).start_timer();
+        let committed = timeout(COMMIT_TIMEOUT, held.phase.commit(held.begun(), commit)).await;
+        match committed {
+            Ok(Ok(committed)) => {
+                held.spent();
+                Ok(Answer::from(&*committed.turn))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(TurnError::Unavailable("no answer to a commit in time; the turn may or may not be stored".into())),
+        }
+    }
+
+    /// Runs the script to its end.
+    async fn script(&self, begun: &Begun) -> Result<(Reply, Ending), ScriptFailed> {
+        let Some(script) = self.tenant.script.clone() else { return Err(ScriptFailed) };
+        let mut run = Run::start(Input {
+            script,
+            limits: self.tenant.limits,
+            canned: self.tenant.canned.clone(),
+            query: self.message.q.clone(),
+            message_id: self.message.message_id.clone(),
+            key: self.message.key.clone(),
+            channel: self.message.channel.clone(),
+            lang: self.message.lang.clone(),
+            state: begun.state.clone(),
+            now: self.gateway.clock.now(),
+        });
+        let mut effects = Effects::new(&self.caller, &self.message, &begun.state, self.deadline);
+        let mut resume = Resume::Start;
+        let mut in_script = Duration::ZERO;
+        let step = loop {
+            let resumed = Instant::now();
+            let step = run.resume(resume).await;
+            in_script += resumed.elapsed();
+            match step {
+                Step::Effect(effect) => resume = effects.perform(effect).await,
+                end => break end,
+            }
+        };
+        self.tenant.metrics.flow_seconds.observe(in_script.as_secs_f64());
+        self.tenant.log_lines(&self.message.request_id, self.gateway.clock.now(), &run.take_logs());
+        match step {
+            Step::Done(reply) => {
+                let ending = Ending::of(&reply, &mut effects);
+                Ok((reply, ending))
+            }
+            Step::Failed(error) => Err(self.script_failed(&error)),
+            Step::Effect(_) => unreachable!("the loop above performs them"),
+        }
+    }
+
+    /// Reads the answer that the script returned, passing it on piece by piece if the client wants that.
+    async fn read(&mut self, reply: Reply, ending: Ending) -> Ran {
+        let (prefix, mut answer) = match ending {
+            Ending::Text(text) => return Ran::Replied(reply, text.into()),
+            Ending::Fallback => return Ran::Fallback(Some(reply)),
+            Ending::Answer(prefix, answer) => (prefix, answer),
+        };
+        let stream = self.message.stream;
+        let until = if stream { Instant::now() + self.caller.upstream.stream_timeout() } else { self.deadline };
+        let read = timeout_at(until, async {
+            let mut text = String::new();
+            if !prefix.is_empty() {
+                text = prefix + "\n";
+                self.send(text.as_str().into()).await;
+            }
+            while let Some(piece) = answer.next().await? {
+                text.push_str(piece.expose());
+                self.send(piece).await;
+            }
+            Ok::<_, ModelError>(text)
+        });
+        match read.await {
+            Ok(Ok(text)) => Ran::Replied(reply, text.into()),
+            _ if stream => Ran::Broken,
+            _ => Ran::Fallback(Some(reply)),
+        }
+    }
+
+    /// Hands a piece to the client's connection, waiting while it is full. A client that is gone takes no more.
+    async fn send(&mut self, piece: Text) {
+        if let Some(pieces) = &self.pieces
+            && pieces.send(piece).await.is_err()
+        {
+            self.pieces = None;
+        }
+    }
+
+    fn script_failed(&self, error: &ScriptError) -> ScriptFailed {
+        let kind = error.kind.as_str();
+        let request_id = &self.message.request_id;
+        self.gateway.metrics.flow_failures.with_label_values(&[self.tenant.tenant.name(), kind]).inc();
+        logger::emit(&Event::FlowFailed { tenant: self.tenant.tenant.name(), request_id, kind, line: error.line });
+        self.tenant.log_failure(request_id, self.gateway.clock.now(), error);
+        ScriptFailed
+    }
+
+    fn store_failed(&self, step: &str, error: &TurnError, refused: Refused) -> Refused {
+        let tenant = self.tenant.tenant.name();
+        logger::emit(&Event::ContextFailed { tenant, request_id: &self.message.request_id, step, error: error.to_string() });
+        refused
+    }
+
+    fn note_gap(&self, begun: &Begun) {
+        let tenant = self.tenant.tenant.name();
+        self.gateway.metrics.gaps.with_label_values(&[tenant]).inc();
+        let (seen, stored) = (self.message.seen.unwrap_or_default(), begun.state.seq);
+        logger::emit(&Event::Gap { tenant, request_id: &self.message.request_id, seen, stored });
+    }
+}
+
+/// The script failed, and that was reported.
+struct ScriptFailed;
+
+/// How an answer ends, with what the script held open.
+enum Ending {
+    Text(String),
+    Fallback,
+    /// What was said before it, and the answer.
+    Answer(String, Box<Answering>),
+}
+
+impl Ending {
+    fn of(reply: &Reply, effects: &mut Effects<'_>) -> Self {
+        let mut text = reply.said.iter().map(Text::expose).collect::<Vec<_>>().join("\n");
+        let end = match &reply.end {
+            End::Said => return Self::Text(text),
+            End::Fallback => return Self::Fallback,
+            End::Text(end) => end.clone(),
+            End::Answer(id) => match effects.take(*id) {
+                Ok(answer) => return Self::Answer(text, answer),
+                Err(Ok(read)) => read,
+                Err(Err(_)) => return Self::Fallback,
+            },
+        };
+        if !reply.said.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(end.expose());
+        Self::Text(text)
+    }
+}
+
+/// A begun turn. Its claim is given back when this is dropped, unless it was spent.
+struct Held<'a> {
+    phase: &'a dyn TurnPhase,
+    begun: Option<Begun>,
+}
+
+impl Held<'_> {
+    fn begun(&self) -> &Begun {
+        self.begun.as_ref().expect("taken only by `spent`, which consumes this")
+    }
+
+    fn spent(mut self) {
+        self.begun = None;
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(begun) = &self.begun {
+            self.phase.release(&begun.claim);
+        }
+    }
+}
+
+/// Counts the turn by its outcome; one that is dropped before it has any was cancelled.
+struct Counted(Option<Arc<TenantRuntime>>);
+
+impl Counted {
+    fn as_this(mut self, outcome: &Outcome) {
+        let Some(tenant) = self.0.take() else { return };
+        let metrics = &tenant.metrics;
+        match outcome {
+            Outcome::Answered(answer) if answer.fallback && !answer.stored => metrics.flow_failed.inc(),
+            Outcome::Answered(answer) if answer.fallback => metrics.fallback.inc(),
+            Outcome::Answered(_) => metrics.answered.inc(),
+            Outcome::Refused(_) => metrics.refused.inc(),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(tenant) = &self.0 {
+            tenant.metrics.cancelled.inc();
+        }
+    }
+}

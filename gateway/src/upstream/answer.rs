@@ -1,0 +1,211 @@
+//! The `answer` protocol: `POST /v1/answer` with the question and its history, answered with `{"text"}` or a stream of events.
+//!
+//! A stream is `text/event-stream` in the words our own clients get: `event: delta` with `{"text"}` for each piece, then
+//! `event: done`. An upstream that does not stream just answers with JSON.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fengda_plugins::api::{Text, Turn};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq};
+use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    ModelError, Question, Reply,
+    pool::{Connection, Pool},
+    sse::SseReader,
+};
+use crate::config::AnswerUpstream;
+
+pub(super) struct Client {
+    config: AnswerUpstream,
+    pools: Vec<Arc<Pool>>,
+    next: AtomicUsize,
+}
+
+impl Client {
+    pub(super) fn new(config: AnswerUpstream) -> Self {
+        let pool = |e: &crate::config::Endpoint| Arc::new(Pool::new(e.clone(), config.connect_timeout, config.idle_connections));
+        Self { pools: config.endpoints.iter().map(pool).collect(), next: AtomicUsize::new(0), config }
+    }
+
+    pub(super) fn stream_timeout(&self) -> Duration {
+        self.config.total_timeout
+    }
+
+    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Reply, ModelError> {
+        let pool = &self.pools[self.next.fetch_add(1, Ordering::Relaxed) % self.pools.len()];
+        let (response, connection) = pool.send(self.request(question, pool)).await?;
+        match response.status() {
+            StatusCode::OK if is_event_stream(&response) => self.begin_stream(response, pool.clone()).await,
+            StatusCode::OK => {
+                let body = self.read_whole(response, connection).await?;
+                let answer: Answer = serde_json::from_slice(&body).map_err(|_| ModelError::Unreadable("not JSON with a `text`"))?;
+                Ok(Reply::Whole(answer.text))
+            }
+            status => {
+                // The body says nothing we use; reading a small one lets the connection be used again.
+                let _ = self.read_whole(response, connection).await;
+                Err(ModelError::Status(status.as_u16()))
+            }
+        }
+    }
+
+    fn request(&self, question: &Question<'_>, pool: &Pool) -> Request<Full<Bytes>> {
+        let body = serde_json::to_vec(&Body::from(question)).expect("strings and numbers always serialize");
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(self.config.path.as_str())
+            .header(header::HOST, pool.endpoint().authority.as_str())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("x-request-id", question.request_id);
+        if question.stream {
+            request = request.header(header::ACCEPT, "text/event-stream, application/json");
+        }
+        if let Some(trace) = &question.trace {
+            request = request.header("traceparent", trace.child().as_str());
+        }
+        request.body(Full::new(body.into())).expect("path, authority and ids were checked to be valid in a request")
+    }
+
+    async fn read_whole(&self, response: Response<Incoming>, connection: Connection<'_>) -> Result<Bytes, ModelError> {
+        let mut body = response.into_body();
+        let mut whole = Bytes::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|e| ModelError::Broken(e.to_string()))?.into_data() else { continue };
+            if whole.len() + data.len() > self.config.max_answer {
+                return Err(ModelError::Unreadable("longer than max_answer"));
+            }
+            whole = if whole.is_empty() { data } else { [whole, data].concat().into() };
+        }
+        connection.keep();
+        Ok(whole)
+    }
+
+    async fn begin_stream(&self, response: Response<Incoming>, pool: Arc<Pool>) -> Result<Reply, ModelError> {
+        let mut pieces = Pieces {
+            body: response.into_body(),
+            reader: SseReader::default(),
+            seen: 0,
+            max: self.config.max_answer,
+            idle: self.config.first_token_timeout,
+            until: Instant::now() + self.config.total_timeout,
+            _pool: pool,
+        };
+        let first = pieces.next().await?.unwrap_or_default();
+        pieces.idle = self.config.idle_timeout;
+        Ok(Reply::Stream(first, super::Pieces::Answer(pieces)))
+    }
+}
+
+fn is_event_stream(response: &Response<Incoming>) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
+    kind.get(..17).is_some_and(|k| k.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// The rest of a streamed answer. Its connection is not used again: a stream that was read to its end is followed by a close.
+pub(super) struct Pieces {
+    body: Incoming,
+    reader: SseReader,
+    seen: usize,
+    max: usize,
+    idle: Duration,
+    until: Instant,
+    _pool: Arc<Pool>,
+}
+
+impl Pieces {
+    pub(super) async fn next(&mut self) -> Result<Option<Text>, ModelError> {
+        loop {
+            while let Some(event) = self.reader.next() {
+                match event.name.as_str() {
+                    "" | "delta" => {
+                        let piece: Answer =
+                            serde_json::from_slice(&event.data).map_err(|_| ModelError::Unreadable("a delta without `text`"))?;
+                        if !piece.text.is_empty() {
+                            return Ok(Some(piece.text));
+                        }
+                    }
+                    "done" => return Ok(None),
+                    "error" => return Err(ModelError::Broken("the upstream sent an error event".into())),
+                    _ => {}
+                }
+            }
+            let step = timeout_at(self.until, timeout(self.idle, self.body.frame())).await;
+            let Ok(Ok(frame)) = step else { return Err(ModelError::TimedOut) };
+            let Some(frame) = frame else { return Err(ModelError::Broken("the stream ended without `done`".into())) };
+            if let Ok(data) = frame.map_err(|e| ModelError::Broken(e.to_string()))?.into_data() {
+                self.seen += data.len();
+                if self.seen > self.max {
+                    return Err(ModelError::Unreadable("longer than max_answer"));
+                }
+                self.reader.push(&data);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    text: Text,
+}
+
+/// What the upstream gets.
+#[derive(Serialize)]
+struct Body<'a> {
+    query: &'a str,
+    #[serde(serialize_with = "serialize_history")]
+    history: &'a [Arc<Turn>],
+    tenant: &'a str,
+    user_id: &'a str,
+    session_id: &'a str,
+    message_id: &'a str,
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lang: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attachments: Option<&'a RawValue>,
+}
+
+impl<'a> From<&'a Question<'a>> for Body<'a> {
+    fn from(q: &'a Question<'a>) -> Self {
+        Self {
+            query: q.query.expose(),
+            history: q.history,
+            tenant: q.key.tenant().name(),
+            user_id: q.key.user().id(),
+            session_id: q.key.id(),
+            message_id: q.message_id.expose(),
+            stream: q.stream,
+            channel: q.channel.map(Text::expose),
+            lang: q.lang.map(Text::expose),
+            attachments: q.attachments,
+        }
+    }
+}
+
+/// Oldest first; a fallback turn is nothing that the model said, so it does not get to see it.
+fn serialize_history<S: Serializer>(turns: &[Arc<Turn>], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Said<'a> {
+        q: &'a str,
+        a: &'a str,
+    }
+    let mut list = serializer.serialize_seq(None)?;
+    for turn in turns.iter().filter(|t| !t.fallback) {
+        list.serialize_element(&Said { q: turn.q.expose(), a: turn.a.expose() })?;
+    }
+    list.end()
+}

@@ -1,0 +1,150 @@
+//! A call to an upstream as the chain allows it: permit, attempt, verdict, again if it says so; the deadline is over all of it.
+
+use std::sync::Arc;
+
+use fengda_plugins::api::{Call, CallOutcome, Permit, Refusal, Tenant, Text, Verdict};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
+
+use super::{ModelError, Pieces, Question, Reply, Upstream};
+use crate::{chain::Chain, telemetry::Metrics};
+
+/// Everything a call needs besides the question.
+#[derive(Clone)]
+pub struct Caller {
+    /// The route's chain: its guards decide on every attempt.
+    pub chain: Arc<Chain>,
+    /// For whom.
+    pub tenant: Tenant,
+    /// Whom to ask.
+    pub upstream: Arc<Upstream>,
+    /// Where attempts are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a call came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// A guard refused the attempt: the circuit is open.
+    #[error("the circuit is open")]
+    Open,
+    /// The last attempt failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl Caller {
+    /// Asks until there is an answer, or the beginning of one, or the guards or the deadline say stop.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn ask(&self, question: &Question<'_>, deadline: Instant) -> Result<Answering, CallError> {
+        let begun = Instant::now();
+        let mut number = 0;
+        loop {
+            let mut attempt = Attempt::begin(self, number)?;
+            let until = attempt.timeout.map_or(deadline, |t| deadline.min(begun + t));
+            let result = timeout_at(until, self.upstream.ask(question)).await.unwrap_or(Err(ModelError::TimedOut));
+            let labels = &[self.tenant.name(), &**self.upstream.name()];
+            self.metrics.upstream_seconds.with_label_values(labels).observe(begun.elapsed().as_secs_f64());
+            let error = match result {
+                Ok(Reply::Whole(text)) => {
+                    let _ = attempt.settle(CallOutcome::Answered);
+                    return Ok(Answering { read: text, rest: None });
+                }
+                Ok(Reply::Stream(first, pieces)) => return Ok(Answering { read: first, rest: Some((pieces, attempt)) }),
+                Err(error) => error,
+            };
+            match attempt.settle(outcome_of(&error)) {
+                Verdict::Retry(pause) if Instant::now() + pause < until => sleep(pause).await,
+                _ => return Err(error.into()),
+            }
+            number += 1;
+        }
+    }
+}
+
+fn outcome_of(error: &ModelError) -> CallOutcome {
+    match error {
+        ModelError::TimedOut => CallOutcome::TimedOut,
+        ModelError::Status(400..=499) => CallOutcome::Answered,
+        _ => CallOutcome::Failed,
+    }
+}
+
+/// An answer of which some or all was read.
+pub struct Answering {
+    read: Text,
+    rest: Option<(Pieces, Attempt)>,
+}
+
+impl Answering {
+    /// The next piece of it, the first time what was read before; `None` at the end.
+    ///
+    /// # Errors
+    /// The upstream failed amid its answer.
+    pub async fn next(&mut self) -> Result<Option<Text>, ModelError> {
+        if !self.read.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.read)));
+        }
+        let Some((pieces, _)) = &mut self.rest else { return Ok(None) };
+        let next = pieces.next().await;
+        if !matches!(next, Ok(Some(_))) {
+            let (_, mut attempt) = self.rest.take().expect("looked at above");
+            let _ = attempt.settle(next.as_ref().map_or_else(outcome_of, |_| CallOutcome::Answered));
+        }
+        next
+    }
+}
+
+/// An attempt for which leave was given. Dropped without an outcome, it counts as cancelled.
+struct Attempt {
+    caller: Caller,
+    number: u32,
+    permits: Vec<Permit>,
+    timeout: Option<Duration>,
+    settled: bool,
+}
+
+impl Attempt {
+    fn begin(caller: &Caller, number: u32) -> Result<Self, CallError> {
+        let call = Call { tenant: &caller.tenant, upstream: caller.upstream.name(), attempt: number, repeatable: true };
+        match caller.chain.permit(&call) {
+            Ok(permits) => {
+                let timeout = permits.iter().filter_map(|p| p.timeout).min();
+                Ok(Self { caller: caller.clone(), number, permits, timeout, settled: false })
+            }
+            Err(Refusal::Open { .. }) => {
+                count(caller, "refused");
+                Err(CallError::Open)
+            }
+        }
+    }
+
+    fn settle(&mut self, outcome: CallOutcome) -> Verdict {
+        self.settled = true;
+        count(
+            &self.caller,
+            match outcome {
+                CallOutcome::Answered => "answered",
+                CallOutcome::Failed => "failed",
+                CallOutcome::TimedOut => "timed_out",
+                CallOutcome::Cancelled => "cancelled",
+            },
+        );
+        let Caller { chain, tenant, upstream, .. } = &self.caller;
+        let call = Call { tenant, upstream: upstream.name(), attempt: self.number, repeatable: true };
+        chain.outcome(&call, &self.permits, outcome)
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.settled {
+            let _ = self.settle(CallOutcome::Cancelled);
+        }
+    }
+}
+
+fn count(caller: &Caller, outcome: &str) {
+    caller.metrics.upstream_calls.with_label_values(&[caller.tenant.name(), caller.upstream.name(), outcome]).inc();
+}

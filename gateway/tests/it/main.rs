@@ -1,0 +1,16 @@
+//! The gateway as its users meet it: real sockets, real clients, real scripts, the real store. One binary for all of it.
+
+#![allow(missing_docs, unreachable_pub, reason = "a test binary has no interface")]
+
+mod bad_input;
+mod chat;
+mod client;
+mod flows;
+mod harness;
+mod history;
+mod model;
+mod models;
+mod operations;
+mod process;
+mod tokens;
+mod turns;

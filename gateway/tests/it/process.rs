@@ -1,0 +1,286 @@
+//! The `fengda` command as a process: signals, sudden death, exit codes, and the conversation in the README.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    sync::Arc,
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStderr, Command},
+    sync::Notify,
+};
+
+use super::{
+    client::{self, PATIENCE},
+    harness::{Site, post},
+    model::{Behaviour, Model},
+};
+
+fn fengda() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fengda"));
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+struct Process {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    public: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Process {
+    async fn start(config: &Path) -> Self {
+        let mut child = fengda().arg("run").arg("-c").arg(config).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let listening = event(&mut log, "listening").await;
+        let addr = |key: &str| listening[key].as_str().unwrap().parse().unwrap();
+        Self { public: addr("public"), admin: addr("admin"), child, log }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it runs").to_string();
+        assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    async fn exit_code(&mut self) -> Option<i32> {
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("an end in time").unwrap().code()
+    }
+}
+
+/// Reads log lines up to an event and returns it.
+async fn event(log: &mut Lines<BufReader<ChildStderr>>, name: &str) -> Value {
+    loop {
+        let line = tokio::time::timeout(PATIENCE, log.next_line()).await.expect("a log line in time").unwrap();
+        let line = line.unwrap_or_else(|| panic!("the log ended before `{name}`"));
+        let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        if line["event"] == name {
+            return line;
+        }
+    }
+}
+
+async fn output(arguments: &[&str], folder: &Path) -> Output {
+    fengda().args(arguments).current_dir(folder).output().await.unwrap()
+}
+
+fn token(tenant: &str) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(super::harness::secret(tenant).as_bytes());
+    let claims = json!({ "tenant_id": tenant, "user_id": "u", "exp": 4_000_000_000_u64 });
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+}
+
+fn message(tenant: &str, body: &Value) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+    post("/v1/chat", Some(&token(tenant)), body.to_string())
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight_and_then_goes_at_once() {
+    let model = Model::start().await;
+    let site = Site::new().model(&model);
+    let mut process = Process::start(&site.write(&site.config())).await;
+    let release = Arc::new(Notify::new());
+    model.plan([Behaviour::Hold(release.clone())]);
+    let mut idle = client::Http1::connect(process.public).await;
+    assert_eq!(idle.send(message("beta", &json!({ "query": "q", "stream": true }))).await.status, 200);
+    let public = process.public;
+    let turn = tokio::spawn(async move { client::http1(public, message("alpha", &json!({ "query": "q" }))).await });
+    model.wait_for(2).await;
+    process.signal("-TERM");
+    assert_eq!(event(&mut process.log, "draining").await["in_flight"], 2);
+    let ready = http::Request::get("/readyz").header("host", "t").body(http_body_util::Full::default()).unwrap();
+    let ready = client::http1(process.admin, ready).await;
+    assert_eq!((ready.status.as_u16(), ready.text()), (503, "draining\n"));
+    refuses(public).await;
+    release.notify_one();
+    assert_eq!(turn.await.unwrap().json()["answer"], "0:q");
+    assert_eq!(event(&mut process.log, "stopped").await["abandoned"], 0);
+    assert_eq!(process.exit_code().await, Some(0));
+    // What was answered is stored.
+    let process = Process::start(&site.path("config.yaml")).await;
+    assert_eq!(client::http1(process.public, message("alpha", &json!({ "query": "q2" }))).await.json()["answer"], "1:q2");
+}
+
+/// Waits until nothing listens there any more.
+async fn refuses(addr: SocketAddr) {
+    tokio::time::timeout(PATIENCE, async {
+        while tokio::net::TcpStream::connect(addr).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the listener to close");
+}
+
+#[tokio::test]
+async fn a_turn_that_outlives_the_grace_is_abandoned_and_said_so() {
+    let model = Model::start().await;
+    let site = Site::new().model(&model).extra("shutdown: { grace: 50ms }");
+    let mut process = Process::start(&site.write(&site.config())).await;
+    model.plan([Behaviour::Hold(Arc::default())]);
+    let public = process.public;
+    let _turn = tokio::spawn(async move {
+        let stream = tokio::net::TcpStream::connect(public).await.unwrap();
+        let mut client = client::Http1::over(stream).await;
+        let _ = client.try_begin(message("alpha", &json!({ "query": "q" }))).await;
+    });
+    model.wait_for(1).await;
+    process.signal("-TERM");
+    assert_ne!(event(&mut process.log, "stopped").await["abandoned"], 0);
+    assert_eq!(process.exit_code().await, Some(1));
+}
+
+#[tokio::test]
+async fn sigkill_loses_no_acknowledged_turn() {
+    let site = Site::new();
+    let config = site.write(&site.config());
+    let mut process = Process::start(&config).await;
+    let mut connection = client::Http1::connect(process.public).await;
+    for seq in 1..=50 {
+        let reply = connection.send(message("alpha", &json!({ "query": format!("q{seq}"), "message_id": format!("m{seq}") }))).await;
+        assert_eq!(reply.json()["seq"], seq);
+    }
+    process.signal("-KILL");
+    process.exit_code().await;
+    let process = Process::start(&config).await;
+    let again = client::http1(process.public, message("alpha", &json!({ "query": "q50", "message_id": "m50" }))).await.json();
+    assert_eq!(again["seq"], 50);
+    assert_eq!(client::http1(process.public, message("alpha", &json!({ "query": "q51" }))).await.json()["seq"], 51);
+}
+
+#[tokio::test]
+async fn sighup_reloads() {
+    let site = Site::new();
+    let config = site.write(&site.config());
+    let mut process = Process::start(&config).await;
+    site.script("alpha", "return function() return 'new' end");
+    process.signal("-HUP");
+    assert_eq!(event(&mut process.log, "reloaded").await["generation"], 2);
+    assert_eq!(client::http1(process.public, message("alpha", &json!({ "query": "q" }))).await.json()["answer"], "new");
+    site.write("nonsense: [");
+    process.signal("-HUP");
+    let refused = event(&mut process.log, "reload_refused").await;
+    assert!(refused["problems"][0].as_str().unwrap().contains("config.yaml:1:"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_log_holds_no_words_of_customers_and_every_line_is_json() {
+    let site = Site::new();
+    site.script("alpha", "return function(turn) error(turn.text) end");
+    let config = site.config().replace("access: false", "access: true, level: trace");
+    let mut process = Process::start(&site.write(&config)).await;
+    let canary = "canary-51c2";
+    let body = json!({ "query": canary, "session_id": canary, "message_id": canary });
+    let mut request = message("alpha", &body);
+    request.headers_mut().insert("x-evil", canary.parse().unwrap());
+    client::http1(process.public, request).await;
+    client::http1(process.public, message("beta", &body)).await;
+    client::http1(process.public, post(&format!("/{canary}"), Some(canary), canary)).await.error(404, "not_found");
+    process.signal("-TERM");
+    let mut events = Vec::new();
+    while let Some(line) = process.log.next_line().await.unwrap() {
+        assert!(!line.contains(canary), "{line}");
+        events.push(serde_json::from_str::<Value>(&line).unwrap());
+    }
+    let requests: Vec<_> = events.iter().filter(|e| e["event"] == "request").collect();
+    let expected = [("/v1/chat", json!("alpha"), 200), ("/v1/chat", json!("beta"), 200), ("-", Value::Null, 404)];
+    for (request, (route, tenant, status)) in requests.iter().zip(&expected) {
+        assert_eq!((&request["route"], &request["tenant"], &request["status"]), (&json!(route), tenant, &json!(status)));
+    }
+    assert_eq!(requests.len(), 3);
+    let failed = events.iter().find(|e| e["event"] == "flow_failed").expect("the failure is logged");
+    assert_eq!((&failed["kind"], &failed["line"]), (&json!("runtime"), &json!(1)));
+    assert!(process.exit_code().await.is_some());
+}
+
+#[tokio::test]
+async fn a_damaged_record_costs_only_its_conversation() {
+    let site = Site::new();
+    let gateway = site.start();
+    for user in ["whole", "hurt"] {
+        gateway.ask("alpha", user, "q").await;
+    }
+    let site = gateway.stop();
+    damage(&site.path("data/context"), b"hurt");
+    let gateway = site.start();
+    let reply = gateway.say("alpha", "hurt", json!({ "query": "q" })).await;
+    assert!(reply.error(503, "context_unavailable").contains("damaged"));
+    gateway.history("GET", "alpha", "hurt", "").await.error(503, "context_unavailable");
+    assert_eq!(gateway.ask("alpha", "whole", "q").await["seq"], 2);
+    assert_eq!(gateway.ask("beta", "hurt", "q").await["seq"], 1);
+    let session = gateway.say("alpha", "hurt", json!({ "query": "q", "session_id": "another" })).await;
+    assert_eq!(session.json()["seq"], 1);
+    assert_eq!(gateway.history("DELETE", "alpha", "hurt", "?session_id=default").await.status, 204);
+    assert_eq!(gateway.ask("alpha", "hurt", "q").await["fallback"], false);
+}
+
+/// Flips a bit in every stored value whose key holds these bytes.
+fn damage(folder: &Path, key_part: &[u8]) {
+    let database = fjall::Database::builder(folder).open().unwrap();
+    let mut hurt = 0;
+    for name in database.list_keyspace_names() {
+        let keyspace = database.keyspace(&name, fjall::KeyspaceCreateOptions::default).unwrap();
+        let all: Vec<_> = keyspace.iter().map(|kv| kv.into_inner().unwrap()).collect();
+        for (key, value) in all.into_iter().filter(|(k, _)| k.windows(key_part.len()).any(|w| w == key_part)) {
+            let mut value = value.to_vec();
+            let middle = value.len() / 2;
+            value[middle] ^= 1;
+            keyspace.insert(key, value).unwrap();
+            hurt += 1;
+        }
+    }
+    database.persist(fjall::PersistMode::SyncAll).unwrap();
+    assert!(hurt > 0);
+}
+
+#[tokio::test]
+async fn check_reports_everything_at_once_with_its_place() {
+    let site = Site::new();
+    site.write(&site.config());
+    let folder = site.path("");
+    let fine = output(&["check"], &folder).await;
+    assert!(fine.status.success(), "{}", String::from_utf8_lossy(&fine.stderr));
+    assert!(fine.stdout.is_empty());
+    site.script("beta", "return function(\n");
+    site.write(&site.config().replace("retries: 0", "retries: 0, probe: 1").replace("rate: 100000/s", "rate: fast"));
+    let bad = output(&["check", "-c", "config.yaml"], &folder).await;
+    let said = String::from_utf8(bad.stderr).unwrap();
+    assert_eq!(bad.status.code(), Some(1));
+    for part in ["config.yaml:7:", "`probes`", "config.yaml:8:", "fast", "flows/beta/main.lua:", "3 problems"] {
+        assert!(said.contains(part), "{part} in\n{said}");
+    }
+    let missing = output(&["check", "-c", "none.yaml"], &folder).await;
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("none.yaml"), "{missing:?}");
+    // A broken file does not start either, and says the same.
+    let run = output(&["run"], &folder).await;
+    assert_eq!(run.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("config.yaml:7:"), "{run:?}");
+}
+
+#[tokio::test]
+async fn token_prints_a_token_and_nothing_else() {
+    let site = Site::new();
+    let config = site.write(&site.config());
+    let folder = site.path("");
+    let made = output(&["token", "--tenant", "alpha", "--user", "u1", "--ttl", "5m"], &folder).await;
+    let token = String::from_utf8(made.stdout).unwrap();
+    assert!(made.status.success() && made.stderr.is_empty() && token.ends_with('\n') && token.trim().split('.').count() == 3, "{token}");
+    let process = Process::start(&config).await;
+    assert_eq!(client::http1(process.public, post("/v1/chat", Some(token.trim()), "{\"query\":\"q\"}")).await.status, 200);
+    let unknown = output(&["token", "--tenant", "gamma", "--user", "u1"], &folder).await;
+    assert_eq!((unknown.status.code(), unknown.stdout.len()), (Some(1), 0));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there are: alpha, beta"));
+    let bad = output(&["token", "--tenant", "alpha", "--user", "u1", "--ttl", "soon"], &folder).await;
+    assert_eq!(bad.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn the_shipped_configuration_passes_the_check() {
+    let root: PathBuf = [env!("CARGO_MANIFEST_DIR"), ".."].iter().collect();
+    let fine = output(&["check"], &root).await;
+    assert!(fine.status.success(), "{}", String::from_utf8_lossy(&fine.stderr));
+}
