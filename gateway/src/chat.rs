@@ -198,6 +198,10 @@ fn parse(body: &[u8]) -> Result<Body, Reject> {
     if body.is_empty() {
         return Err(Reject::new(Code::BadRequest, "the body is empty; send JSON such as {\"query\":\"你好\"}"));
     }
+    // serde would take an array for a struct, field by field.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Reject::new(Code::BadRequest, "the body is an array; send a JSON object such as {\"query\":\"你好\"}"));
+    }
     serde_json::from_slice(body).map_err(|_| {
         // Only now, on the way to an error, is the body read again to find out which field is wrong.
         let error = serde_path_to_error::deserialize::<_, Body>(&mut serde_json::Deserializer::from_slice(body)).err();

@@ -100,14 +100,14 @@ impl Gateway {
             .and_then(|config| Snapshot::build(config, &self.workshop, Some(&before)));
         match built {
             Ok(snapshot) => {
-                let report = Reloaded::of(&snapshot);
-                let broken: Vec<_> = snapshot.flows.iter().filter(|(_, p)| p.is_some()).map(|(t, _)| t.as_str()).collect();
-                let event = Event::Reloaded { generation: report.generation, config_hash: &report.config_hash, broken_flows: broken };
-                logger::emit(&event);
+                let snapshot = Arc::new(snapshot);
+                self.snapshot.store(snapshot.clone());
                 logger::init(snapshot.config.log.level);
+                let report = Reloaded::of(&snapshot);
                 self.metrics.reloads.with_label_values(&["applied"]).inc();
                 self.metrics.generation.set(i64::try_from(report.generation).unwrap_or(i64::MAX));
-                self.snapshot.store(Arc::new(snapshot));
+                let broken_flows = snapshot.flows.iter().filter(|(_, p)| p.is_some()).map(|(t, _)| t.as_str()).collect();
+                logger::emit(&Event::Reloaded { generation: report.generation, config_hash: &report.config_hash, broken_flows });
                 Ok(report)
             }
             Err(problems) => {

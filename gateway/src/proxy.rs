@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use fengda_plugins::api::{Code, Reject, RequestCtx, RequestId, Summary, TraceParent};
 use http::StatusCode;
 use pingora_core::{
-    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
-    protocols::http::ServerSession,
+    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
+    protocols::{Stream, http::ServerSession},
     server::ShutdownWatch,
 };
 
@@ -28,17 +28,52 @@ use crate::{
 /// How long an HTTP/2 connection without a stream is kept.
 const H2_IDLE: Duration = Duration::from_secs(60);
 
-/// Serves the public listener.
-pub struct Proxy {
+/// Takes connections of the public listener and tells HTTP/1.1 from HTTP/2 by their first bytes.
+///
+/// Pingora would do that too, but waits for the 24 bytes of the HTTP/2 preface: a whole HTTP/1.0 request can be shorter.
+pub struct Public {
+    http1: Arc<Proxy>,
+    http2: Arc<Proxy>,
+}
+
+impl Public {
+    /// For one listener; all of a gateway's share the gateway.
+    pub fn new(gateway: &Arc<Gateway>) -> Self {
+        Self { http1: Arc::new(Proxy::new(gateway.clone(), false)), http2: Arc::new(Proxy::new(gateway.clone(), true)) }
+    }
+}
+
+#[async_trait]
+impl ServerApp for Public {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        // No method of HTTP/1.1 is called PRI (RFC 9113, section 3.4), and no request of it is shorter.
+        let mut first = [0; 3];
+        let patience = self.http1.gateway.snapshot.load().config.limits.read_timeout;
+        let mut draining = shutdown.clone();
+        let read = tokio::select! {
+            biased;
+            read = tokio::time::timeout(patience, stream.try_peek(&mut first)) => read,
+            // A connection that was opened ahead of time is closed when the gateway drains.
+            _ = draining.wait_for(|s| *s) => return None,
+        };
+        if !matches!(read, Ok(Ok(_))) {
+            return None;
+        }
+        let proxy = if &first == b"PRI" { &self.http2 } else { &self.http1 };
+        proxy.process_new(stream, shutdown).await
+    }
+}
+
+/// Serves the requests of connections of one protocol.
+struct Proxy {
     gateway: Arc<Gateway>,
     options: HttpServerOptions,
 }
 
 impl Proxy {
-    /// For one listener; all of a gateway's share the gateway.
-    pub fn new(gateway: Arc<Gateway>) -> Self {
+    fn new(gateway: Arc<Gateway>, h2c: bool) -> Self {
         let mut options = HttpServerOptions::default();
-        options.h2c = true;
+        options.h2c = h2c;
         options.h2_idle_timeout = Some(H2_IDLE);
         Self { gateway, options }
     }

@@ -15,7 +15,7 @@ use fengda_plugins::{
     context::{Context, ContextConfig, Durability, OpenError, Slot},
 };
 use pingora_core::{
-    apps::HttpServerApp,
+    apps::ServerApp,
     server::{Fds, ListenFds},
     services::{Service as _, listening::Service},
 };
@@ -28,7 +28,7 @@ use crate::{
     admin::Admin,
     config::{self, Config, Diagnostics},
     gateway::{Environment, Gateway},
-    proxy::Proxy,
+    proxy::Public,
     registry,
     snapshot::{Snapshot, Workshop},
     telemetry::{Event, Metrics, Sink, logger},
@@ -171,7 +171,7 @@ fn context_config(config: &Config) -> ContextConfig {
         cache_idle: store.cache_idle,
         history_turns: store.history_turns,
         history_keep: store.history_keep,
-        dir: config.data.join("context"),
+        dir: config.data.clone(),
     }
 }
 
@@ -186,7 +186,7 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAd
 }
 
 /// Serves an application on a socket that is bound already, until told to stop.
-async fn listen<A: HttpServerApp + Send + Sync + 'static>(name: String, app: A, socket: TcpListener, stop: watch::Receiver<bool>) {
+async fn listen<A: ServerApp + Send + Sync + 'static>(name: String, app: A, socket: TcpListener, stop: watch::Receiver<bool>) {
     // Pingora takes listening sockets by the name of their address, as it gets them from an older process.
     let mut sockets = Fds::new();
     sockets.add(name.clone(), socket.into_raw_fd());
@@ -207,7 +207,7 @@ fn spawn_serving_thread(
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(16).build()?;
     std::thread::Builder::new().name(format!("serve-{index}")).spawn(move || {
         runtime.block_on(async {
-            listen(format!("serve-{index}"), Proxy::new(gateway), socket, stop).await;
+            listen(format!("serve-{index}"), Public::new(&gateway), socket, stop).await;
             // Requests in flight are tasks of this runtime: it lives until they are done.
             let _ = end.wait_for(|e| *e).await;
         });

@@ -20,7 +20,7 @@ async fn bodies_that_are_no_message_are_refused_with_the_field_and_the_place() {
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (b"".to_vec(), "the body is empty"),
         (b"hello".to_vec(), "not a JSON object in UTF-8: expected value at line 1 column 1"),
-        (b"[1]".to_vec(), "not a JSON object"),
+        (b" [\"hello\"]".to_vec(), "the body is an array"),
         (b"{\"query\":\"a\"} trailing".to_vec(), "something after its JSON object"),
         (b"{\"query\":\"a\"".to_vec(), "EOF while parsing"),
         (b"{\"query\":\"\xff\xfe\"}".to_vec(), "`query` does not fit: invalid unicode code point"),
@@ -36,7 +36,8 @@ async fn bodies_that_are_no_message_are_refused_with_the_field_and_the_place() {
         (json!({ "query": "a", "session_id": long }).to_string().into(), "`session_id` is 129 bytes long, at most 128 are allowed"),
         (json!({ "query": "a", "message_id": long }).to_string().into(), "`message_id` is 129 bytes long"),
         (json!({ "query": "a", "lang": "" }).to_string().into(), "`lang` must not be empty"),
-        ("[".repeat(100_000).into_bytes(), "not a JSON object"),
+        ("[".repeat(100_000).into_bytes(), "the body is an array"),
+        (("{\"x\":".to_owned() + &"[".repeat(100_000)).into_bytes(), "EOF while parsing a list"),
     ];
     let mut connection = Http1::connect(gateway.public()).await;
     for (body, expected) in cases {
@@ -150,6 +151,9 @@ async fn what_is_no_http_gets_the_error_format_too() {
     let many: String = (0..300).map(|i| format!("x-{i}: v\r\n")).collect();
     let answer = client::raw(gateway.public(), format!("GET / HTTP/1.1\r\nhost: t\r\n{many}\r\n").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("\"code\":\"bad_request\""), "{answer}");
+    // Shorter than the preface of HTTP/2, and still a whole request.
+    let answer = client::raw(gateway.public(), b"GET / HTTP/1.0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("\"code\":\"not_found\""), "{answer}");
     assert_eq!(gateway.ask("alpha", "u", "fine").await["seq"], 1);
 }
 

@@ -89,7 +89,9 @@ pub async fn http1(addr: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
     Http1::connect(addr).await.send(request).await
 }
 
-pub async fn http2(addr: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
+pub async fn http2(addr: SocketAddr, mut request: Request<Full<Bytes>>) -> Reply {
+    request.headers_mut().remove("host");
+    *request.uri_mut() = format!("http://{addr}{}", request.uri().path()).parse().unwrap();
     let stream = TcpStream::connect(addr).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);

@@ -63,9 +63,11 @@ async fn a_model_that_hangs_costs_its_timeout_and_the_session_goes_on() {
 async fn the_turn_s_deadline_holds_whatever_the_flow_does() {
     let model = Model::start().await;
     let gateway = Site::new().model(&model).extra("turn: { deadline: 200ms }").start();
-    gateway.site.script("alpha", "return function(turn) nlp.answer('one') nlp.answer('two') return 'late' end");
+    gateway.site.script("alpha", "return function(turn) return nlp.answer(turn):text() end");
     assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
-    model.plan([Behaviour::Echo, Behaviour::Hold(Arc::default())]);
+    let (pieces, from) = tokio::sync::mpsc::channel(8);
+    model.plan([Behaviour::Stream(from)]);
+    pieces.send(delta("begun, never ended")).await.unwrap();
     let reply = gateway.ask("alpha", "u", "q").await;
     assert_eq!((&reply["answer"], &reply["fallback"], &reply["seq"]), (&json!("alpha is busy"), &json!(true), &json!(1)));
 }

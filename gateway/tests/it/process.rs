@@ -83,10 +83,10 @@ async fn sigterm_finishes_what_is_in_flight_and_then_goes_at_once() {
     let model = Model::start().await;
     let site = Site::new().model(&model);
     let mut process = Process::start(&site.write(&site.config())).await;
-    let release = Arc::new(Notify::new());
-    model.plan([Behaviour::Hold(release.clone())]);
     let mut idle = client::Http1::connect(process.public).await;
     assert_eq!(idle.send(message("beta", &json!({ "query": "q", "stream": true }))).await.status, 200);
+    let release = Arc::new(Notify::new());
+    model.plan([Behaviour::Hold(release.clone())]);
     let public = process.public;
     let turn = tokio::spawn(async move { client::http1(public, message("alpha", &json!({ "query": "q" }))).await });
     model.wait_for(2).await;
