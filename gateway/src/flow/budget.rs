@@ -23,42 +23,47 @@ pub(super) const TICK: Duration = Duration::from_millis(1);
 /// How many ticks without a poll until the watchdog sleeps.
 const IDLE_TICKS: u32 = 200;
 
-/// The switch of one VM's interrupt. It must not be used after its VM is gone.
+/// The field of one VM that holds its interrupt function, if any. Not to be used after the VM is gone.
+#[derive(Clone, Copy)]
+pub(super) struct Switch(NonNull<AtomicPtr<c_void>>);
+
+impl Switch {
+    fn of(lua: &Lua) -> Self {
+        // SAFETY: `lua_callbacks` returns a pointer into the VM's global state, valid and unmoved as long as the VM.
+        let field = unsafe { &raw mut (*ffi::lua_callbacks(lua.current_thread().state())).interrupt };
+        // The field is an `Option` of a function pointer: it has the size, alignment and null of an `AtomicPtr`.
+        Self(NonNull::new(field.cast()).expect("the address of a field is not null"))
+    }
+
+    /// Stores the function, or null, and returns what was there.
+    fn set(self, interrupt: *mut c_void) -> *mut c_void {
+        // SAFETY: the VM is alive, see `Switch`, `Gate` and `Seat::enter`. Luau's header states that this one field may be set from any
+        // thread while the VM runs; the VM reads it anew at each safepoint.
+        unsafe { self.0.as_ref() }.swap(interrupt, Ordering::Relaxed)
+    }
+
+    /// Switches the interrupt off until the watchdog finds the poll still running.
+    pub(super) fn off(self) {
+        self.set(ptr::null_mut());
+    }
+}
+
+/// A VM's switch and the function that it switches on.
 #[derive(Clone, Copy)]
 pub(super) struct Gate {
-    field: NonNull<AtomicPtr<c_void>>,
+    switch: Switch,
     interrupt: *mut c_void,
 }
 
-// SAFETY: the pointers are only used by `arm` and `disarm`, which store into an atomic and never touch the VM otherwise.
+// SAFETY: another thread only stores one of the pointers through the other, into an atomic, and only while a poll borrows the VM.
 unsafe impl Send for Gate {}
 
 impl Gate {
     /// Gives a VM its interrupt function, switched off.
-    pub(super) fn install(lua: &Lua, interrupt: impl Fn(&Self) -> mlua::Result<VmState> + 'static) -> Self {
-        // SAFETY: `lua_callbacks` returns a pointer into the VM's global state, valid and unmoved as long as the VM.
-        let field = unsafe { &raw mut (*ffi::lua_callbacks(lua.current_thread().state())).interrupt };
-        let field = NonNull::new(field.cast::<AtomicPtr<c_void>>()).expect("the address of a field is not null");
-        let slot = std::rc::Rc::new(std::cell::Cell::new(None));
-        let own = slot.clone();
-        lua.set_interrupt(move |_| own.get().as_ref().map_or(Ok(VmState::Continue), &interrupt));
-        // SAFETY: the field holds an `Option` of a function pointer, which has the size, alignment and null of an `AtomicPtr`.
-        // Luau's header states that this field alone may be set from any thread while the VM runs.
-        let interrupt = unsafe { field.as_ref() }.swap(ptr::null_mut(), Ordering::Relaxed);
-        let gate = Self { field, interrupt };
-        slot.set(Some(gate));
-        gate
-    }
-
-    fn arm(self) {
-        // SAFETY: see `install`; only reached through a `Seat` that a poll of this VM occupies, so the VM is alive.
-        unsafe { self.field.as_ref() }.store(self.interrupt, Ordering::Relaxed);
-    }
-
-    /// Switches the interrupt off until the watchdog finds the poll still running.
-    pub(super) fn disarm(self) {
-        // SAFETY: see `install`; called on the VM's own thread, by the VM's interrupt or by the guard of a poll that borrows the VM.
-        unsafe { self.field.as_ref() }.store(ptr::null_mut(), Ordering::Relaxed);
+    pub(super) fn install(lua: &Lua, interrupt: impl Fn(&Lua, Switch) -> mlua::Result<VmState> + 'static) -> Self {
+        let switch = Switch::of(lua);
+        lua.set_interrupt(move |lua| interrupt(lua, switch));
+        Self { switch, interrupt: switch.set(ptr::null_mut()) }
     }
 }
 
@@ -84,6 +89,8 @@ impl Seat {
     }
 
     /// Says that a poll of this VM begins. It ends, and the interrupt is off for certain, when the guard is dropped.
+    ///
+    /// The guard borrows the VM, so a VM is alive while the watchdog can reach it.
     pub(super) fn enter<'a>(&'a self, gate: Gate, _vm: &'a Lua) -> Running<'a> {
         *lock(&self.0) = Seated { running: Some(gate), active: true, seen: false };
         // The watchdog goes to sleep by setting `asleep` and then looking at every seat: either it sees this poll, or we see the flag.
@@ -105,7 +112,7 @@ pub(super) struct Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         lock(&self.seat.0).running = None;
-        self.gate.disarm();
+        self.gate.switch.off();
     }
 }
 
@@ -159,7 +166,7 @@ impl Watchdog {
             if let Some(gate) = seat.running
                 && std::mem::replace(&mut seat.seen, true)
             {
-                gate.arm();
+                gate.switch.set(gate.interrupt);
             }
             true
         });
@@ -194,9 +201,9 @@ mod tests {
         let lua = Lua::new();
         let fired = std::rc::Rc::new(std::cell::Cell::new(0));
         let counter = fired.clone();
-        let gate = Gate::install(&lua, move |gate| {
+        let gate = Gate::install(&lua, move |_, switch| {
             counter.set(counter.get() + 1);
-            gate.disarm();
+            switch.off();
             if counter.get() == 3 { Err(mlua::Error::runtime("enough")) } else { Ok(VmState::Continue) }
         });
         let seat = Seat::take();

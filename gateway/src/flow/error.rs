@@ -1,5 +1,7 @@
 //! What can be wrong with a script or its run, with the words kept apart from what may be printed.
 
+use std::borrow::Cow;
+
 use fengda_plugins::api::Text;
 
 /// The kind of a script's failure: a metric label and a log field.
@@ -78,8 +80,8 @@ impl ScriptError {
     /// An error of the compiler, whose messages begin with the line.
     pub(super) fn syntax(err: &mlua::Error) -> Self {
         let text = words(err);
-        let line = text.split_once(':').and_then(|(line, rest)| Some((line.trim().parse().ok()?, rest.trim_start())));
-        let (line, message) = line.map_or((None, text), |(line, rest)| (Some(line), rest));
+        let line = text.split_once(':').and_then(|(line, rest): (&str, &str)| Some((line.trim().parse().ok()?, rest.trim_start())));
+        let (line, message) = line.map_or((None, &*text), |(line, rest)| (Some(line), rest));
         Self { line, ..Self::new(ErrorKind::Compile, message) }
     }
 
@@ -105,14 +107,17 @@ impl Parts {
     pub(super) fn of(err: &mlua::Error) -> Self {
         let (message, traceback) = match err {
             mlua::Error::CallbackError { traceback, cause } => (words(cause), traceback.as_str()),
-            mlua::Error::RuntimeError(text) => text.rsplit_once("\nstack traceback:\n").unwrap_or((text, "")),
+            mlua::Error::RuntimeError(text) => {
+                let (message, traceback) = text.rsplit_once("\nstack traceback:\n").unwrap_or((text, ""));
+                (message.into(), traceback)
+            }
             other => (words(other), ""),
         };
         let of_script = |call: &&str| split_place(call).is_some_and(|(chunk, ..)| chunk != PRELUDE);
         let calls: Vec<&str> = traceback.lines().map(str::trim_start).filter(of_script).take(MAX_CALLS).collect();
-        let (own, message) = match split_place(message) {
+        let (own, message) = match split_place(&message) {
             Some((chunk, line, rest)) => (Some((chunk, line)), rest.strip_prefix(':').unwrap_or(rest).trim_start()),
-            None => (None, message),
+            None => (None, &*message),
         };
         let outer = || calls.first().and_then(|call| split_place(call)).map(|(chunk, line, _)| (chunk, line));
         let place = own.filter(|(chunk, _)| *chunk != PRELUDE).or_else(outer);
@@ -129,14 +134,21 @@ impl Parts {
 }
 
 /// The message alone, without what `Display` puts around it.
-fn words(err: &mlua::Error) -> &str {
+fn words(err: &mlua::Error) -> Cow<'_, str> {
     match err {
-        mlua::Error::RuntimeError(text) | mlua::Error::MemoryError(text) | mlua::Error::SyntaxError { message: text, .. } => text,
+        mlua::Error::RuntimeError(text) | mlua::Error::MemoryError(text) | mlua::Error::SyntaxError { message: text, .. } => text.into(),
         mlua::Error::CallbackError { cause, .. } | mlua::Error::BadArgument { cause, .. } => words(cause),
-        mlua::Error::FromLuaConversionError { from: "nil", .. } => "an argument is missing",
-        mlua::Error::FromLuaConversionError { .. } => "an argument has the wrong type",
-        _ => "the call failed",
+        mlua::Error::FromLuaConversionError { from, to, .. } => {
+            let expected = if to.to_ascii_lowercase().contains("string") { "a text" } else { "a number" };
+            format!("{expected} was expected, not {}", with_article(from)).into()
+        }
+        _ => "the call failed".into(),
     }
+}
+
+/// A type's name as part of a sentence.
+pub(super) fn with_article(type_name: &str) -> Cow<'_, str> {
+    if type_name == "nil" { "nothing".into() } else { format!("a {type_name}").into() }
 }
 
 /// `chunk:line` at the start of a text, and what follows it.

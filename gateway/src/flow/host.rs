@@ -6,11 +6,12 @@
 use std::cell::RefCell;
 
 use fengda_plugins::api::{Text, Turn as PastTurn};
-use mlua::{LuaString, VmState};
+use mlua::{Lua, LuaString, VmState, debug::Debug};
 
 use super::{
     AnswerId, ErrorKind, Input, Level, LogLine,
-    budget::{self, Gate},
+    budget::{self, Switch},
+    error::PRELUDE,
     lib_slots::Pending,
 };
 
@@ -41,7 +42,16 @@ pub(super) struct Turn {
     /// How much of the memory allowance is used up by the polls that are over.
     pub(super) grown: usize,
     /// Why the turn is lost, whatever the script still does: a script can catch an error, but not this.
-    pub(super) stop: Option<(ErrorKind, &'static str)>,
+    pub(super) stop: Option<Stop>,
+}
+
+/// The end of a turn that no script can catch.
+#[derive(Clone, Copy)]
+pub(super) struct Stop {
+    pub(super) kind: ErrorKind,
+    pub(super) why: &'static str,
+    /// Where the script was, if known.
+    pub(super) line: Option<u32>,
 }
 
 impl Turn {
@@ -88,14 +98,14 @@ impl Turn {
     /// Counts `len` bytes of answer and the separator before or after them.
     pub(super) fn charge_output(&mut self, len: usize) -> mlua::Result<()> {
         self.output += len + 1;
-        if self.output > self.input.limits.output { self.fail(ErrorKind::Output, "the answer is too long") } else { Ok(()) }
+        if self.output > self.input.limits.output { Err(self.stop(ErrorKind::Output, "the answer is too long", None)) } else { Ok(()) }
     }
 
     /// Counts an effect.
     pub(super) fn charge_effect(&mut self) -> mlua::Result<()> {
         self.effects += 1;
         if self.effects > self.input.limits.effects {
-            return self.fail(ErrorKind::Effects, "the turn asked for too many effects");
+            return Err(self.stop(ErrorKind::Effects, "the turn asked for too many effects", None));
         }
         Ok(())
     }
@@ -112,9 +122,9 @@ impl Turn {
     }
 
     /// Ends the turn for good.
-    fn fail<T>(&mut self, kind: ErrorKind, why: &'static str) -> mlua::Result<T> {
-        self.stop.get_or_insert((kind, why));
-        Err(error(why))
+    fn stop(&mut self, kind: ErrorKind, why: &'static str, line: Option<u32>) -> mlua::Error {
+        self.stop.get_or_insert(Stop { kind, why, line });
+        error(why)
     }
 }
 
@@ -148,8 +158,8 @@ impl Drop for Occupied {
 pub(super) fn with_any<R>(f: impl FnOnce(&mut Turn) -> mlua::Result<R>) -> mlua::Result<R> {
     CURRENT.with_borrow_mut(|turn| {
         let turn = turn.as_mut().ok_or_else(|| error("no turn is running"))?;
-        if let Some((_, why)) = turn.stop {
-            return Err(error(why));
+        if let Some(stop) = turn.stop {
+            return Err(error(stop.why));
         }
         let bomb = Bomb(turn);
         let result = f(bomb.0);
@@ -179,23 +189,30 @@ impl Bomb<'_> {
 
 impl Drop for Bomb<'_> {
     fn drop(&mut self) {
-        self.0.stop = Some((ErrorKind::Internal, "a host function panicked"));
+        self.0.stop(ErrorKind::Internal, "a host function panicked", None);
     }
 }
 
 /// What Luau's interrupt does: gives way to other tasks, or ends the turn.
-pub(super) fn interrupted(gate: &Gate) -> mlua::Result<VmState> {
+pub(super) fn interrupted(lua: &Lua, switch: Switch) -> mlua::Result<VmState> {
     CURRENT.with_borrow_mut(|turn| {
         let Some(turn) = turn else { return Ok(VmState::Continue) };
-        if let Some((_, why)) = turn.stop {
-            return Err(error(why));
+        if let Some(stop) = turn.stop {
+            return Err(error(stop.why));
         }
         if u128::from(turn.spent + budget::now().saturating_sub(turn.since)) >= turn.input.limits.cpu.as_micros() {
-            return turn.fail(ErrorKind::CpuBudget, "the turn used up its CPU time");
+            return Err(turn.stop(ErrorKind::CpuBudget, "the turn used up its CPU time", line(lua)));
         }
-        gate.disarm();
+        switch.off();
         Ok(VmState::Yield)
     })
+}
+
+/// The line that the script is at, seen from a host function or the interrupt.
+pub(super) fn line(lua: &Lua) -> Option<u32> {
+    let of_script = |frame: &Debug<'_>| if frame.source().short_src? == PRELUDE { None } else { frame.current_line() };
+    let line = (0..8).find_map(|up| lua.inspect_stack(up, of_script).flatten())?;
+    u32::try_from(line).ok()
 }
 
 /// An error for the script.
@@ -204,7 +221,7 @@ pub(super) fn error(message: impl Into<String>) -> mlua::Error {
 }
 
 /// Makes values with the memory limit off: with it on, every string made costs a protected call. What was made still counts.
-pub(super) fn unlimited<R>(lua: &mlua::Lua, make: impl FnOnce() -> mlua::Result<R>) -> mlua::Result<R> {
+pub(super) fn unlimited<R>(lua: &Lua, make: impl FnOnce() -> mlua::Result<R>) -> mlua::Result<R> {
     let limit = lua.set_memory_limit(0)?;
     let made = make();
     lua.set_memory_limit(limit)?;
@@ -212,6 +229,6 @@ pub(super) fn unlimited<R>(lua: &mlua::Lua, make: impl FnOnce() -> mlua::Result<
 }
 
 /// Makes one string with the memory limit off.
-pub(super) fn string(lua: &mlua::Lua, text: &Text) -> mlua::Result<LuaString> {
+pub(super) fn string(lua: &Lua, text: &Text) -> mlua::Result<LuaString> {
     unlimited(lua, || lua.create_string(text.expose()))
 }

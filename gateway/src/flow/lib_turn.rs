@@ -5,7 +5,7 @@ use mlua::{IntoLua, Lua, LuaString, Table, Value};
 
 use super::{
     Level,
-    error::{PRELUDE, Parts},
+    error::{Parts, with_article},
     host::{self, error, string, unlimited},
 };
 
@@ -15,7 +15,7 @@ pub(super) const FIELDS: &str = "text, seq, session, user, message_id, since, ch
 pub(super) fn install(lua: &Lua, host: &Table) -> mlua::Result<()> {
     host.raw_set("turn", lua.create_function(|lua, key: LuaString| field(lua, &key))?)?;
     host.raw_set("turns", lua.create_function(|_, ()| host::with(|turn| Ok(turn.input.state.turns.len())))?)?;
-    host.raw_set("past", lua.create_function(past)?)?;
+    host.raw_set("past", lua.create_function(|lua, place: Value| past(lua, &place))?)?;
     host.raw_set("say", lua.create_function(|_, text: Value| text_of("say", &text, |text| host::with(|turn| turn.say(text))))?)?;
     host.raw_set("canned", lua.create_function(|lua, name: LuaString| canned(lua, &name))?)?;
     host.raw_set(
@@ -76,7 +76,7 @@ fn field(lua: &Lua, key: &LuaString) -> mlua::Result<Value> {
 /// One past turn as `seq, q, a, at, fallback`; nothing if there is none at that place.
 type Past = (Option<u64>, Option<LuaString>, Option<LuaString>, Option<f64>, Option<bool>);
 
-fn past(lua: &Lua, place: Value) -> mlua::Result<Past> {
+fn past(lua: &Lua, place: &Value) -> mlua::Result<Past> {
     let place = place
         .as_i64()
         .ok_or_else(|| error("history is a list: history[1] is the oldest turn kept, history[-1] the newest, #history their number"))?;
@@ -104,11 +104,10 @@ fn canned(lua: &Lua, name: &LuaString) -> mlua::Result<LuaString> {
 }
 
 fn log(lua: &Lua, level: Level, what: &Value) -> mlua::Result<()> {
-    let line = (1..8)
-        .find_map(|up| lua.inspect_stack(up, |frame| (frame.source().short_src? != PRELUDE).then(|| frame.current_line())?).flatten());
+    let line = host::line(lua);
     let text = what.to_string()?;
     host::with(|turn| {
-        turn.log(level, &text, line.and_then(|l| u32::try_from(l).ok()));
+        turn.log(level, &text, line);
         Ok(())
     })
 }
@@ -144,12 +143,5 @@ fn message(lua: &Lua, err: Value) -> mlua::Result<Value> {
     match err {
         Value::Error(err) => Parts::of(&err).text().into_lua(lua),
         other => Ok(other),
-    }
-}
-
-pub(super) fn with_article(type_name: &str) -> String {
-    match type_name {
-        "nil" => "nothing".into(),
-        name => format!("a {name}"),
     }
 }

@@ -8,8 +8,9 @@ use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
 use super::{
     AnswerId, Effect, End, ErrorKind, Input, Limits, LogLine, Reply, Resume, Script, ScriptError, Step,
     budget::{self, Seat},
-    host::{self, Turn},
-    lib_turn::{text_of, with_article},
+    error::with_article,
+    host::{self, Stop, Turn},
+    lib_turn::text_of,
     vm::{self, Place, Seated, Vm},
 };
 
@@ -75,6 +76,9 @@ impl Run {
     /// Runs the coroutine once; `None` if it is to be run again after other tasks had their turn.
     fn poll(&mut self, with: Option<Resume>) -> Option<Step> {
         let Some(turn) = self.turn.take() else { return Some(internal("the run is over")) };
+        if turn.input.key.tenant() != turn.input.script.tenant() {
+            return Some(internal("the script is another tenant's than the conversation"));
+        }
         let seated = match self.place.take() {
             None => vm::local(|local| local.vm(&turn.input.script).and_then(|vm| Ok(Seated { coroutine: vm.coroutine()?, vm }))),
             Some(place) => match vm::local(|local| local.take(place)).flatten() {
@@ -140,14 +144,18 @@ fn poll(seated: &Seated, mut turn: Box<Turn>, with: Option<Resume>, only_load: b
     turn.grown += lua.used_memory().saturating_sub(before);
 
     let polled = match (result, turn.stop) {
-        (Err(e), Some((kind, why))) => Polled::Failed(ScriptError { kind, message: why.into(), ..ScriptError::from_lua(&e) }),
-        (Ok(_), Some((kind, why))) => Polled::Failed(ScriptError::new(kind, why)),
+        (result, Some(stop)) => Polled::Failed(stopped(stop, result.err().as_ref())),
         (Err(e), None) => Polled::Failed(ScriptError::from_lua(&e)),
         (Ok((None, ..)), None) => Polled::Long,
         (Ok((Some(DONE), value, _)), None) => Polled::Returned(value),
         (Ok((Some(code), a, b)), None) => effect(code, &a, &b).map_or_else(Polled::Failed, Polled::Effect),
     };
     (turn, polled)
+}
+
+fn stopped(stop: Stop, last: Option<&mlua::Error>) -> ScriptError {
+    let error = last.map_or_else(|| ScriptError::new(stop.kind, stop.why), ScriptError::from_lua);
+    ScriptError { kind: stop.kind, message: stop.why.into(), line: stop.line.or(error.line), ..error }
 }
 
 /// A VM's memory limit, lifted when this is dropped: it makes every allocation by the host a protected call.
@@ -213,7 +221,7 @@ fn finish(vm: &Vm, turn: &mut Turn, returned: &Value) -> Result<Reply, ScriptErr
                 Ok(Text::from(text))
             });
             End::Text(text.map_err(|e| {
-                let kind = turn.stop.map_or(ErrorKind::BadReturn, |(kind, _)| kind);
+                let kind = turn.stop.map_or(ErrorKind::BadReturn, |stop| stop.kind);
                 ScriptError { kind, ..ScriptError::from_lua(&e) }
             })?)
         }

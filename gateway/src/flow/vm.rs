@@ -27,6 +27,9 @@ const MAX_VMS: usize = 256;
 /// Coroutines a VM keeps for later turns.
 const MAX_POOLED: usize = 64;
 
+/// Memory of a VM, in bytes, from which on its garbage is collected at the end of a turn.
+const COLLECT_ABOVE: usize = 8 << 20;
+
 /// A script, loaded, in a sandbox of its own.
 pub(super) struct Vm {
     pub(super) sandbox: Sandbox,
@@ -70,6 +73,10 @@ impl Vm {
         let mut pool = self.pool.borrow_mut();
         if pool.len() < MAX_POOLED && coroutine.reset(self.sandbox.drive.clone()).is_ok() {
             pool.push(coroutine);
+        }
+        // Luau collects in step with what is allocated, so the garbage of one large turn would stay for thousands of small ones.
+        if self.lua().used_memory() > COLLECT_ABOVE && self.lua().gc_collect().is_err() {
+            log::error!("a flow's garbage could not be collected");
         }
     }
 }

@@ -18,6 +18,7 @@ fn runtime_errors_name_the_line() {
     assert_eq!(line, Some(2));
     assert_eq!(message, "turn has no field `txet`; it has text, seq, session, user, message_id, since, channel, lang");
     assert_eq!(place("return function()\n  return string.find({}, 'x')\nend").0, Some(2));
+    assert_eq!(place("return function()\n  return canned({})\nend"), (Some(2), "a text was expected, not a table".into()));
 }
 
 #[test]

@@ -45,6 +45,13 @@ fn the_end_of_the_budget_cannot_be_caught() {
 }
 
 #[test]
+fn the_line_of_an_endless_loop_is_named() {
+    let mut flow = Flow::new("return function()\n  local x = 0\n  while true do x += 1 end\nend");
+    flow.limits.cpu = Duration::from_millis(5);
+    assert_eq!(flow.error().line, Some(3));
+}
+
+#[test]
 fn endless_top_level_code_is_stopped() {
     let mut flow = Flow::new("while true do end");
     flow.limits.cpu = Duration::from_millis(20);

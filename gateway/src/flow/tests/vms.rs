@@ -78,3 +78,12 @@ fn a_run_that_is_over_stays_over() {
     assert!(matches!(runtime().block_on(run.resume(Resume::Start)), Step::Done(_)));
     assert!(matches!(runtime().block_on(run.resume(Resume::Start)), Step::Failed(_)));
 }
+
+#[test]
+fn a_script_does_not_run_for_another_tenants_conversation() {
+    let flow = Flow::of("acme-shop", "return function(turn) return turn.user end");
+    let key = Flow::of("harbor-bank", "return function() end").input().key;
+    let mut run = Run::start(Input { key, ..flow.input() });
+    let step = runtime().block_on(run.resume(Resume::Start));
+    assert!(matches!(&step, Step::Failed(error) if error.kind == ErrorKind::Internal), "{step:?}");
+}
