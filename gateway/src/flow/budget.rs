@@ -2,15 +2,15 @@
 //!
 //! Luau calls an interrupt function at loop back edges, calls and pattern steps, if one is set. A set one costs some 30 ns each time, so
 //! none is set: a watchdog thread looks every [`TICK`] at each runtime thread's [`Seat`], and where the same poll has been running since
-//! its last look it sets the VM's interrupt. The interrupt, on the VM's own thread, then makes the script give way or stops it.
-//! The watchdog also keeps the coarse clock by which turns are charged, so that a poll reads no clock. It sleeps while nothing runs.
+//! its last look it sets the VM's interrupt. The interrupt, on the VM's own thread, charges the turn, and makes the script give way or
+//! stops it. So a poll reads no clock unless a look falls into it. The watchdog sleeps while nothing runs.
 
 use std::{
     ffi::c_void,
     ptr::{self, NonNull},
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicPtr, Ordering},
     },
     thread::Thread,
     time::{Duration, Instant},
@@ -20,6 +20,8 @@ use mlua::{Lua, VmState, ffi};
 
 /// How often the watchdog looks, and so how exact budgets are.
 pub(super) const TICK: Duration = Duration::from_millis(1);
+/// The most that one stretch between looks is charged. A stretch that is longer was spent waiting for a core, rather than on one.
+const LONGEST: Duration = Duration::from_millis(5);
 /// How many ticks without a poll until the watchdog sleeps.
 const IDLE_TICKS: u32 = 200;
 
@@ -76,8 +78,8 @@ struct Seated {
     running: Option<Gate>,
     /// Something ran since the watchdog's last look.
     active: bool,
-    /// The watchdog has seen this poll before.
-    seen: bool,
+    /// When the watchdog first saw this poll running, or first after it was last charged.
+    seen: Option<Instant>,
 }
 
 impl Seat {
@@ -92,12 +94,19 @@ impl Seat {
     ///
     /// The guard borrows the VM, so a VM is alive while the watchdog can reach it.
     pub(super) fn enter<'a>(&'a self, gate: Gate, _vm: &'a Lua) -> Running<'a> {
-        *lock(&self.0) = Seated { running: Some(gate), active: true, seen: false };
+        *lock(&self.0) = Seated { running: Some(gate), active: true, seen: None };
         // The watchdog goes to sleep by setting `asleep` and then looking at every seat: either it sees this poll, or we see the flag.
         if WATCHDOG.asleep.load(Ordering::Acquire) {
             WATCHDOG.wake();
         }
-        Running { seat: self, gate, since: now() }
+        Running { seat: self, gate }
+    }
+
+    /// The time that the poll has run since it was last charged, as far as looks fell into it. A poll shorter than a tick is thus charged
+    /// a tick rarely and nothing often, which is right on average.
+    pub(super) fn charge(&self) -> Duration {
+        let seen = lock(&self.0).seen.take();
+        seen.map_or(Duration::ZERO, |seen| (seen.elapsed() + TICK).min(LONGEST))
     }
 }
 
@@ -105,8 +114,6 @@ impl Seat {
 pub(super) struct Running<'a> {
     seat: &'a Seat,
     gate: Gate,
-    /// The coarse time at which it began.
-    pub(super) since: u64,
 }
 
 impl Drop for Running<'_> {
@@ -116,14 +123,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The coarse time in microseconds, exact to about a [`TICK`] while a poll is running.
-pub(super) fn now() -> u64 {
-    WATCHDOG.now.load(Ordering::Relaxed)
-}
-
 struct Watchdog {
-    start: Instant,
-    now: AtomicU64,
     asleep: AtomicBool,
     seats: Mutex<Vec<Weak<Seat>>>,
     thread: Thread,
@@ -133,7 +133,7 @@ static WATCHDOG: LazyLock<Watchdog> = LazyLock::new(|| {
     // It waits for the `LazyLock` it is part of, which is there once this closure has returned.
     let handle = std::thread::Builder::new().name("flow-watchdog".into()).spawn(|| WATCHDOG.watch());
     let thread = handle.expect("the system can start one more thread").thread().clone();
-    Watchdog { start: Instant::now(), now: AtomicU64::new(0), asleep: AtomicBool::new(false), seats: Mutex::default(), thread }
+    Watchdog { asleep: AtomicBool::new(false), seats: Mutex::default(), thread }
 });
 
 impl Watchdog {
@@ -141,7 +141,6 @@ impl Watchdog {
         let mut idle = 0;
         loop {
             std::thread::park_timeout(TICK);
-            self.advance();
             idle = if self.look() { 0 } else { idle + 1 };
             if idle > IDLE_TICKS {
                 self.asleep.store(true, Ordering::Release);
@@ -163,10 +162,10 @@ impl Watchdog {
             let Some(seat) = seat.upgrade() else { return false };
             let mut seat = lock(&seat.0);
             active |= std::mem::take(&mut seat.active) || seat.running.is_some();
-            if let Some(gate) = seat.running
-                && std::mem::replace(&mut seat.seen, true)
-            {
-                gate.switch.set(gate.interrupt);
+            match (seat.running, seat.seen) {
+                (Some(gate), Some(_)) => drop(gate.switch.set(gate.interrupt)),
+                (Some(_), None) => seat.seen = Some(Instant::now()),
+                (None, _) => {}
             }
             true
         });
@@ -175,15 +174,8 @@ impl Watchdog {
 
     #[cold]
     fn wake(&self) {
-        // The clock first: whoever sees the watchdog awake must not see the time of its falling asleep.
-        self.advance();
         self.asleep.store(false, Ordering::Release);
         self.thread.unpark();
-    }
-
-    fn advance(&self) {
-        let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.now.fetch_max(now, Ordering::Relaxed);
     }
 }
 
@@ -199,21 +191,21 @@ mod tests {
     #[test]
     fn the_watchdog_sleeps_when_nothing_runs_and_wakes_up_for_a_poll() {
         let lua = Lua::new();
+        let seat = Seat::take();
         let fired = std::rc::Rc::new(std::cell::Cell::new(0));
-        let counter = fired.clone();
+        let (counter, charged) = (fired.clone(), seat.clone());
         let gate = Gate::install(&lua, move |_, switch| {
             counter.set(counter.get() + 1);
             switch.off();
+            assert!((TICK..=LONGEST).contains(&charged.charge()));
             if counter.get() == 3 { Err(mlua::Error::runtime("enough")) } else { Ok(VmState::Continue) }
         });
-        let seat = Seat::take();
         // Other tests may keep it awake for a while.
         while !WATCHDOG.asleep.load(Ordering::Acquire) {
             std::thread::park_timeout(TICK);
         }
         let running = seat.enter(gate, &lua);
         assert!(lua.load("while true do end").exec().is_err());
-        assert!(now() > running.since, "the clock went on");
         drop(running);
         assert_eq!(fired.get(), 3);
         lua.load("for i = 1, 1000 do end").exec().unwrap();

@@ -3,17 +3,12 @@
 //! Nothing in a VM belongs to one turn: the objects scripts see are made once per VM, and what is behind them is looked up here. A poll
 //! puts its turn in and takes it out again, so the turn itself is plain data that its task owns.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, time::Duration};
 
 use fengda_plugins::api::{Text, Turn as PastTurn};
 use mlua::{Lua, LuaString, VmState, debug::Debug};
 
-use super::{
-    AnswerId, ErrorKind, Input, Level, LogLine,
-    budget::{self, Switch},
-    error::PRELUDE,
-    lib_slots::Pending,
-};
+use super::{AnswerId, ErrorKind, Input, Level, LogLine, budget::Switch, error::PRELUDE, lib_slots::Pending};
 
 /// Longest log line in bytes; the rest is cut off.
 const MAX_LOG_LINE: usize = 4096;
@@ -35,10 +30,8 @@ pub(super) struct Turn {
     pub(super) answers: Vec<AnswerId>,
     /// A model call gave no answer.
     pub(super) call_failed: bool,
-    /// CPU time of the polls that are over, in microseconds.
-    pub(super) spent: u64,
-    /// When the poll in progress began, on the coarse clock.
-    pub(super) since: u64,
+    /// CPU time so far.
+    pub(super) spent: Duration,
     /// How much of the memory allowance is used up by the polls that are over.
     pub(super) grown: usize,
     /// Why the turn is lost, whatever the script still does: a script can catch an error, but not this.
@@ -71,8 +64,7 @@ impl Turn {
             effects: 0,
             answers,
             call_failed: false,
-            spent: 0,
-            since: 0,
+            spent: Duration::ZERO,
             grown: 0,
             stop: None,
         }
@@ -193,14 +185,15 @@ impl Drop for Bomb<'_> {
     }
 }
 
-/// What Luau's interrupt does: gives way to other tasks, or ends the turn.
-pub(super) fn interrupted(lua: &Lua, switch: Switch) -> mlua::Result<VmState> {
+/// What Luau's interrupt does after another stretch of `time`: gives way to other tasks, or ends the turn.
+pub(super) fn interrupted(lua: &Lua, switch: Switch, time: Duration) -> mlua::Result<VmState> {
     CURRENT.with_borrow_mut(|turn| {
         let Some(turn) = turn else { return Ok(VmState::Continue) };
         if let Some(stop) = turn.stop {
             return Err(error(stop.why));
         }
-        if u128::from(turn.spent + budget::now().saturating_sub(turn.since)) >= turn.input.limits.cpu.as_micros() {
+        turn.spent += time;
+        if turn.spent > turn.input.limits.cpu {
             return Err(turn.stop(ErrorKind::CpuBudget, "the turn used up its CPU time", line(lua)));
         }
         switch.off();

@@ -7,7 +7,7 @@ use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
 
 use super::{
     AnswerId, Effect, End, ErrorKind, Input, Limits, LogLine, Reply, Resume, Script, ScriptError, Step,
-    budget::{self, Seat},
+    budget::Seat,
     error::with_article,
     host::{self, Stop, Turn},
     lib_turn::text_of,
@@ -135,12 +135,11 @@ fn poll(seated: &Seated, mut turn: Box<Turn>, with: Option<Resume>, only_load: b
     let before = lua.used_memory();
     let allowance = turn.input.limits.memory.saturating_sub(turn.grown);
     let running = vm.seat.enter(vm.gate, lua);
-    turn.since = running.since;
     let occupied = host::occupy(turn);
     let result = Limited::to(lua, before + allowance).and_then(|_limited| seated.coroutine.resume::<(Option<i64>, Value, Value)>(args));
     let mut turn = occupied.leave();
-    turn.spent += budget::now().saturating_sub(turn.since);
     drop(running);
+    turn.spent += vm.seat.charge();
     turn.grown += lua.used_memory().saturating_sub(before);
 
     let polled = match (result, turn.stop) {

@@ -22,8 +22,8 @@ use super::{
     script::ScriptKey,
 };
 
-/// VMs a thread keeps for later turns. More can live at a time only while turns run in them.
-const MAX_VMS: usize = 256;
+/// VMs a thread keeps for later turns, of some 600 KB each. More can live at a time only while turns run in them.
+const MAX_VMS: usize = 128;
 /// Coroutines a VM keeps for later turns.
 const MAX_POOLED: usize = 64;
 
@@ -46,7 +46,8 @@ pub(super) struct Vm {
 impl Vm {
     pub(super) fn new(script: &Arc<Script>, seat: Arc<Seat>) -> mlua::Result<Self> {
         let sandbox = Sandbox::new()?;
-        let gate = Gate::install(&sandbox.lua, host::interrupted);
+        let watched = seat.clone();
+        let gate = Gate::install(&sandbox.lua, move |lua, switch| host::interrupted(lua, switch, watched.charge()));
         let chunk = sandbox.lua.load(script.bytecode()).set_mode(ChunkMode::Binary).set_name(format!("={}", script.name()));
         let chunk = chunk.into_function()?;
         let script = RefCell::new(Arc::downgrade(script));

@@ -56,9 +56,9 @@ fn an_abandoned_turn_gives_its_coroutine_back() {
 
 #[test]
 fn a_thread_keeps_a_bounded_number_of_vms() {
-    let flows: Vec<_> = (0..300).map(|i| Flow::body(&format!("return {i}"))).collect();
+    let flows: Vec<_> = (0..140).map(|i| Flow::body(&format!("return {i}"))).collect();
     flows.iter().for_each(|flow| drop(flow.text()));
-    assert_eq!(kept(), 256);
+    assert_eq!(kept(), 128);
 }
 
 #[test]
