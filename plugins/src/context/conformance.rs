@@ -2,7 +2,15 @@
 //!
 //! `store_conformance!` makes a test of each behaviour from an expression that opens an empty store.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{BeginRequest, Limits, Store, StoreBegin, Stored, settle};
 use crate::api::{Change, Claim, Clock, Commit, SessionKey, SessionState, SlotDelta, SlotValue, Tenant, Timestamp, TurnError, UserKey};
@@ -78,6 +86,34 @@ impl Subject {
         let (message_id, q) = (id.into(), format!("q {id}").into());
         let until = self.clock.now().after(wait);
         settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, known: None })).await
+    }
+}
+
+/// A directory of its own, removed with the test.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// Makes one.
+    ///
+    /// # Panics
+    /// The system's temporary directory cannot be written.
+    #[expect(clippy::new_without_default, reason = "it has an effect")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let dir = std::env::temp_dir().join(format!("fengda-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0); // a leftover does no harm
     }
 }
 

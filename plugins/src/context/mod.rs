@@ -9,6 +9,8 @@ pub mod cache;
 pub mod conformance;
 pub mod embedded;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::PathBuf,

@@ -9,10 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{TempDir, open};
+use super::open;
 use crate::context::{
-    Durability,
-    conformance::{Subject, clock, session},
+    Durability, StoreBegin,
+    conformance::{Subject, TempDir, clock, commit, session},
 };
 
 /// Says where a child shall open its store.
@@ -81,8 +81,8 @@ async fn child_that_commits_when_told() {
     let key = session("a");
     for id in std::io::stdin().lock().lines().map_while(Result::ok) {
         match s.begin(&key, &id, None).await {
-            Ok(crate::context::StoreBegin::Claimed { claim, state }) => {
-                let done = s.store().commit(&claim, &state.unwrap_or_default(), crate::context::conformance::commit(&id)).await;
+            Ok(StoreBegin::Claimed { claim, state }) => {
+                let done = s.store().commit(&claim, &state.unwrap_or_default(), commit(&id)).await;
                 s.store().release(&claim);
                 println!("{}", done.map_or_else(|e| format!("said {e}"), |stored| format!("said {}", stored.turn.seq)));
             }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{TempDir, open};
+use super::open;
 use crate::{
     api::{Change, Commit, SessionKey, SlotDelta, SlotValue, TurnError},
     context::{
         Durability,
-        conformance::{Subject, clock, commit, session, user},
+        conformance::{Subject, TempDir, clock, commit, session, user},
         embedded::{
             Embedded,
             codec::{self, Kind},
         },
+        settle,
     },
 };
 
@@ -56,7 +57,7 @@ impl Damaged {
         let begun = self.s.begin(&self.key, "m3", None).await.unwrap_err();
         let again = self.s.begin(&self.key, "m3", None).await.unwrap_err();
         let read = self.s.store().load(&self.key, None);
-        let read = super::super::super::settle(read).await.unwrap_err();
+        let read = settle(read).await.unwrap_err();
         for error in [&begun, &again, &read] {
             assert!(matches!(error, TurnError::Corrupt(_)), "{error:?}");
             assert!(!error.to_string().contains("secret"), "{error}");

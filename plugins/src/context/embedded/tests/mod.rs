@@ -5,44 +5,16 @@ mod damage;
 mod model;
 mod parallel;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{path::Path, sync::Arc};
 
 use super::Embedded;
 use crate::{
-    api::Clock,
+    api::{Clock, TurnError},
     context::{
         Durability, OpenError,
-        conformance::{LIMITS, Subject, clock, session},
+        conformance::{LIMITS, Subject, TempDir, clock, commit, session},
     },
 };
-
-/// A directory of its own, removed with the test.
-pub(crate) struct TempDir(PathBuf);
-
-impl TempDir {
-    pub(crate) fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let dir = std::env::temp_dir().join(format!("fengda-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        std::fs::create_dir_all(&dir).unwrap();
-        Self(dir)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0); // a leftover does no harm
-    }
-}
 
 fn open(dir: &Path, durability: Durability, clock: &Clock) -> Embedded {
     Embedded::open(dir, durability, LIMITS, clock.clone()).unwrap()
@@ -79,8 +51,8 @@ async fn a_claim_from_before_a_restart_is_worth_nothing_after_it() {
     let after = reopen();
     let (new, _) = after.claim(&session("a"), "m2").await;
     assert!(new.fence > old.fence);
-    let refused = after.store().commit(&old, &base, crate::context::conformance::commit("m1")).await;
-    assert_eq!(refused.unwrap_err(), crate::api::TurnError::ClaimLost);
+    let refused = after.store().commit(&old, &base, commit("m1")).await;
+    assert_eq!(refused.unwrap_err(), TurnError::ClaimLost);
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use super::{TempDir, open};
+use super::open;
 use crate::context::{
     Durability,
-    conformance::{Subject, clock, commit, session, user},
+    conformance::{Subject, TempDir, clock, commit, session, user},
 };
 
 /// Runs `work` on so many threads, each with a runtime of its own, as the gateway's are.

@@ -1,0 +1,243 @@
+//! The turn phase over the embedded store: what the cache saves, and what it must not hide.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    BeginRequest, Config, Context, ContextConfig, Durability, Store, StoreBegin, Stored,
+    cache::SessionCache,
+    conformance::{LIMITS, TempDir, clock, commit, session, user},
+    embedded::Embedded,
+    settle, spec,
+};
+use crate::api::{
+    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Problem, Scope, SessionKey, SessionState, Step, TenantBuild,
+    TurnError, TurnPhase, UserKey, Version, parse_config,
+};
+
+/// The embedded store with a count of how often it moved a history.
+struct Counting {
+    inner: Embedded,
+    moved: AtomicUsize,
+}
+
+impl Counting {
+    fn open(dir: &TempDir, clock: &Clock) -> Arc<Self> {
+        let inner = Embedded::open(dir.path(), Durability::Os, LIMITS, clock.clone()).unwrap();
+        Arc::new(Self { inner, moved: AtomicUsize::new(0) })
+    }
+
+    fn moved(&self) -> usize {
+        self.moved.swap(0, Ordering::AcqRel)
+    }
+}
+
+impl Store for Counting {
+    fn begin<'a>(&'a self, request: BeginRequest<'a>) -> Step<'a, Result<StoreBegin, TurnError>> {
+        Step::Pending(Box::pin(async move {
+            let begun = settle(self.inner.begin(request)).await?;
+            if matches!(begun, StoreBegin::Claimed { state: Some(_), .. }) {
+                self.moved.fetch_add(1, Ordering::AcqRel);
+            }
+            Ok(begun)
+        }))
+    }
+
+    fn commit<'a>(&'a self, claim: &'a Claim, base: &'a Arc<SessionState>, commit: Commit) -> BoxFuture<'a, Result<Stored, TurnError>> {
+        self.inner.commit(claim, base, commit)
+    }
+
+    fn release(&self, claim: &Claim) {
+        self.inner.release(claim);
+    }
+
+    fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        Step::Pending(Box::pin(async move {
+            let loaded = settle(self.inner.load(key, known)).await?;
+            self.moved.fetch_add(usize::from(loaded.is_some()), Ordering::AcqRel);
+            Ok(loaded)
+        }))
+    }
+
+    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
+        self.inner.erase_session(key)
+    }
+
+    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
+        self.inner.erase_user(key)
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), TurnError>> {
+        self.inner.flush()
+    }
+}
+
+struct Opened {
+    context: Arc<Context>,
+    store: Arc<Counting>,
+    clock: Clock,
+    _dir: TempDir,
+}
+
+fn opened() -> Opened {
+    let (dir, clock) = (TempDir::new(), clock());
+    let store = Counting::open(&dir, &clock);
+    Opened { context: Context::new(store.clone(), 1 << 20, Duration::from_secs(60)), store, clock, _dir: dir }
+}
+
+impl Opened {
+    async fn begin(&self, key: &SessionKey, id: &str, seen: Option<u64>) -> Begun {
+        let (message_id, q) = (id.into(), format!("q {id}").into());
+        let until = self.clock.now().after(Duration::from_secs(60));
+        match self.context.begin(BeginTurn { key, message_id: &message_id, q: &q, until, seen }).await.unwrap() {
+            Begin::Run(begun) => begun,
+            Begin::Answered(turn) => panic!("answered as {}", turn.seq),
+        }
+    }
+
+    async fn turn(&self, key: &SessionKey, id: &str) -> u64 {
+        let begun = self.begin(key, id, None).await;
+        self.context.commit(&begun, commit(id)).await.unwrap().turn.seq
+    }
+}
+
+#[tokio::test]
+async fn a_hot_turn_moves_no_history() {
+    let o = opened();
+    let key = session("a");
+    o.turn(&key, "m1").await;
+    o.store.moved();
+    for id in ["m2", "m3"] {
+        o.turn(&key, id).await;
+        assert_eq!(o.context.history(&key).await.unwrap().turns.last().unwrap().message_id.expose(), id);
+    }
+    assert_eq!(o.store.moved(), 0);
+}
+
+#[tokio::test]
+async fn a_message_that_waited_sees_its_predecessors_turn_without_a_read() {
+    let o = opened();
+    let key = session("a");
+    o.turn(&key, "m1").await;
+    let first = o.begin(&key, "m2", None).await;
+    let second = async {
+        let begun = o.begin(&key, "m3", None).await;
+        assert_eq!(begun.state.seq, 2);
+        o.context.commit(&begun, commit("m3")).await.unwrap().turn.seq
+    };
+    let first = async { o.context.commit(&first, commit("m2")).await.unwrap().turn.seq };
+    assert_eq!(tokio::join!(second, first), (3, 2));
+}
+
+#[tokio::test]
+async fn a_thousand_readers_of_a_cold_session_cause_one_read() {
+    let o = opened();
+    let key = session("a");
+    o.turn(&key, "m1").await;
+    let cold = Context::new(o.store.clone(), 1 << 20, Duration::from_secs(60));
+    o.store.moved();
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..1000 {
+        let (cold, key) = (cold.clone(), key.clone());
+        readers.spawn(async move { cold.history(&key).await.unwrap().turns.len() });
+    }
+    assert!(readers.join_all().await.into_iter().all(|turns| turns == 1));
+    assert_eq!(o.store.moved(), 1);
+}
+
+#[tokio::test]
+async fn a_read_that_is_given_up_is_taken_over_and_forgotten() {
+    let cache = SessionCache::new(1 << 20, Duration::from_secs(60));
+    let key = session("a");
+    let mut given_up = Box::pin(cache.get_or_load(&key, std::future::pending));
+    assert!(tokio::time::timeout(Duration::ZERO, &mut given_up).await.is_err());
+    let state = Arc::new(SessionState { seq: 7, ..SessionState::default() });
+    let loaded = cache.get_or_load(&key, async || Ok(Some(state)));
+    drop(given_up);
+    assert_eq!(loaded.await.unwrap().seq, 7);
+    cache.remove(&key);
+    let failed = cache.get_or_load(&key, async || Err(TurnError::Unavailable("gone".into()))).await;
+    assert!(failed.is_err());
+    assert_eq!(cache.get_or_load(&key, async || Ok(None)).await.unwrap().seq, 0, "a failure is not kept");
+}
+
+#[tokio::test]
+async fn what_is_erased_is_gone_from_memory_too() {
+    let o = opened();
+    let (a, b) = (session("a"), session("b"));
+    for key in [&a, &b] {
+        o.turn(key, "m1").await;
+    }
+    o.context.erase_session(&a).await.unwrap();
+    assert!(o.context.cache.get(&a).is_none());
+    assert_eq!(o.context.history(&a).await.unwrap().turns.len(), 0);
+    o.context.erase_user(b.user()).await.unwrap();
+    assert!(o.context.cache.get(&b).is_none());
+    assert_eq!((o.context.history(&b).await.unwrap().turns.len(), o.turn(&b, "m1").await), (0, 2));
+}
+
+#[tokio::test]
+async fn a_client_that_saw_more_than_there_is_has_a_gap() {
+    let o = opened();
+    let key = session("a");
+    o.turn(&key, "m1").await;
+    for (seen, gap) in [(None, false), (Some(0), false), (Some(1), false), (Some(2), true)] {
+        let begun = o.begin(&key, "m2", seen).await;
+        assert_eq!(begun.gap, gap, "{seen:?}");
+        o.context.release(&begun.claim);
+    }
+}
+
+#[tokio::test]
+async fn the_cache_stays_within_its_size() {
+    let o = opened();
+    let context = Context::new(o.store.clone(), 20_000, Duration::from_secs(60));
+    for i in 0..200 {
+        context.cache.insert(&user("bank", &format!("u{i}")).session("s").unwrap(), &Arc::default());
+    }
+    let there = (0..200).filter(|i| context.cache.get(&user("bank", &format!("u{i}")).session("s").unwrap()).is_some()).count();
+    assert!((20..200).contains(&there), "{there} of 200 fit into 20 kB");
+    assert!(context.cache.get(&user("bank", "u199").session("s").unwrap()).is_some(), "the newest is kept");
+}
+
+#[tokio::test]
+async fn a_directory_is_opened_from_its_configuration() {
+    let dir = TempDir::new();
+    let config = ContextConfig {
+        durability: Durability::Disk,
+        cache_size: 1 << 20,
+        cache_idle: Duration::from_secs(60),
+        history_turns: 100,
+        history_keep: Duration::from_secs(3600),
+        dir: dir.path().join("data"),
+    };
+    let context = Context::open(&config, Clock::system()).unwrap();
+    assert_eq!(context.history(&session("a")).await.unwrap().seq, 0);
+    context.flush().await.unwrap();
+}
+
+#[test]
+fn the_plugin_takes_no_keys_of_its_own() {
+    let o = opened();
+    let spec = spec(o.context.clone());
+    let (empty, wrong) = (serde_yaml::from_str("{}").unwrap(), serde_yaml::from_str("{ turns: 5 }").unwrap());
+    let tenant = |config: &serde_yaml::Value| TenantBuild {
+        tenant: session("a").tenant().clone(),
+        config: config.clone(),
+        keys: serde_yaml::Value::Null,
+    };
+    let build = |config, tenants: &[TenantBuild]| (spec.build)(&BuildCtx { config, tenants, clock: &o.clock, previous: None });
+    let plugin = build(&empty, &[tenant(&empty)]).unwrap();
+    assert!(plugin.turn_phase().is_some());
+    let in_plugin: Vec<Problem> = build(&wrong, &[tenant(&wrong)]).err().unwrap();
+    assert_eq!(in_plugin.len(), 1, "said once");
+    assert!(in_plugin[0].message.contains("turns") && in_plugin[0].scope == Scope::Plugin, "{in_plugin:?}");
+    let in_tenant = build(&empty, &[tenant(&wrong)]).err().unwrap();
+    assert!(matches!(in_tenant[0].scope, Scope::Tenant(_)));
+    assert!(parse_config::<Config>(Scope::Plugin, &serde_yaml::Value::Null).is_ok());
+}
