@@ -193,16 +193,15 @@ async fn a_client_that_saw_more_than_there_is_has_a_gap() {
     }
 }
 
-#[tokio::test]
-async fn the_cache_stays_within_its_size() {
-    let o = opened();
-    let context = Context::new(o.store.clone(), 20_000, Duration::from_secs(60));
+#[test]
+fn the_cache_stays_within_its_size() {
+    let cache = SessionCache::new(20_000, Duration::from_secs(60));
     for i in 0..200 {
-        context.cache.insert(&user("bank", &format!("u{i}")).session("s").unwrap(), &Arc::default());
+        cache.insert(&user("bank", &format!("u{i}")).session("s").unwrap(), &Arc::default());
     }
-    let there = (0..200).filter(|i| context.cache.get(&user("bank", &format!("u{i}")).session("s").unwrap()).is_some()).count();
+    let there = (0..200).filter(|i| cache.get(&user("bank", &format!("u{i}")).session("s").unwrap()).is_some()).count();
     assert!((20..200).contains(&there), "{there} of 200 fit into 20 kB");
-    assert!(context.cache.get(&user("bank", "u199").session("s").unwrap()).is_some(), "the newest is kept");
+    assert!(cache.get(&user("bank", "u199").session("s").unwrap()).is_some(), "the newest is kept");
 }
 
 #[tokio::test]

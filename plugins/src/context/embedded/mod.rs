@@ -42,6 +42,8 @@ use crate::api::{BoxFuture, Claim, Clock, Commit, SessionKey, SessionState, Step
 const MAX_JOBS: usize = 1024;
 /// Most reads of the disk at a time.
 const MAX_READS: usize = 32;
+/// How long one who waits for a lapsed claim leaves its holder to end the commit that it has begun.
+const RECHECK: Duration = Duration::from_millis(5);
 /// How often writes go to the disk with [`Durability::Os`].
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -157,7 +159,7 @@ impl Embedded {
     async fn wait(&self, request: &BeginRequest<'_>, mut place: Place) -> Result<Held, TurnError> {
         let end = Instant::now() + self.clock.now().until(request.until);
         loop {
-            let lapse = Instant::now() + self.clock.now().until(place.lapses);
+            let lapse = Instant::now() + self.clock.now().until(place.lapses).max(RECHECK);
             match timeout_at(end.min(lapse), &mut place.turn).await {
                 Ok(Ok(held)) if self.clock.now() < request.until => return Ok(held),
                 Ok(_) => return Err(TurnError::InProgress),

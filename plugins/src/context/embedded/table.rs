@@ -239,6 +239,16 @@ impl Table {
         handovers.into_iter().for_each(Handover::send);
     }
 
+    /// Takes note that the directory was opened again after a failure: what it holds is unknown. Claims stand.
+    pub(super) fn forget_all(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.writes += 1;
+            shard.users.clear();
+            shard.sessions.values_mut().for_each(|session| session.head = None);
+        }
+    }
+
     fn shard(&self, user: &[u8]) -> MutexGuard<'_, Shard> {
         let hash = usize::try_from(self.hasher.hash_one(user) % SHARDS as u64).expect("below the number of shards");
         self.shards[hash].lock().unwrap_or_else(PoisonError::into_inner)

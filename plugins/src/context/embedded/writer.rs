@@ -112,7 +112,10 @@ impl Writer {
 
     /// Writes a batch with the durability configured.
     pub(super) fn write_batch(&self, fill: impl FnOnce(&mut Batch<'_>)) -> Result<(), TurnError> {
-        self.disk.write(self.sync, fill).inspect_err(|e| log::error!("the context store could not write: {e}"))?;
+        self.disk.write(self.sync, fill).inspect_err(|e| {
+            log::error!("the context store could not write: {e}");
+            self.table.forget_all();
+        })?;
         self.dirty.store(!self.sync, Ordering::Release);
         Ok(())
     }

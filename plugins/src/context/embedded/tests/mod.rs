@@ -7,7 +7,7 @@ mod parallel;
 
 use std::{path::Path, sync::Arc};
 
-use super::Embedded;
+use super::{Embedded, codec::Kind};
 use crate::{
     api::{Clock, TurnError},
     context::{
@@ -53,6 +53,23 @@ async fn a_claim_from_before_a_restart_is_worth_nothing_after_it() {
     assert!(new.fence > old.fence);
     let refused = after.store().commit(&old, &base, commit("m1")).await;
     assert_eq!(refused.unwrap_err(), TurnError::ClaimLost);
+}
+
+#[tokio::test]
+async fn turns_that_fall_out_leave_the_disk() {
+    let (dir, clock) = (TempDir::new(), clock());
+    let store = Arc::new(open(dir.path(), Durability::Os, &clock));
+    let s = Subject::new(store.clone(), clock.clone(), ());
+    let turns = || store.disk.with(|engine| Ok(engine.places(&[Kind::Turn as u8])?.len())).unwrap();
+    for i in 0..10 {
+        s.turn(&session("a"), &format!("m{i}")).await;
+    }
+    assert_eq!(turns(), LIMITS.turns);
+    clock.advance(LIMITS.keep);
+    s.turn(&session("a"), "m1").await;
+    assert_eq!(turns(), 1, "a session that begins anew leaves nothing of the expired one");
+    s.store().erase_session(&session("a")).await.unwrap();
+    assert_eq!(turns(), 0);
 }
 
 #[tokio::test]

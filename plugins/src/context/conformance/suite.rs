@@ -1,155 +1,12 @@
-//! What every [`Store`] must do, as one suite over any of them.
-//!
-//! `store_conformance!` makes a test of each behaviour from an expression that opens an empty store.
+//! The behaviours, one function each.
 
-use std::{
-    any::Any,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::{sync::Arc, time::Duration};
+
+use super::{LIMITS, Subject, TURN, commit, session, user};
+use crate::{
+    api::{Change, Commit, SessionState, SlotDelta, SlotValue, TurnError},
+    context::{BeginRequest, StoreBegin, settle},
 };
-
-use super::{BeginRequest, Limits, Store, StoreBegin, Stored, settle};
-use crate::api::{Change, Claim, Clock, Commit, SessionKey, SessionState, SlotDelta, SlotValue, Tenant, Timestamp, TurnError, UserKey};
-
-/// What the suite asks its stores to keep.
-pub const LIMITS: Limits = Limits { turns: 4, keep: Duration::from_secs(3600) };
-/// How long the suite's claims live.
-const TURN: Duration = Duration::from_secs(60);
-
-/// A store under test.
-pub struct Subject {
-    store: Arc<dyn Store>,
-    clock: Clock,
-    /// Kept until the store is closed, such as the directory it is in.
-    _with: Box<dyn Any + Send + Sync>,
-}
-
-impl Subject {
-    /// An empty store that keeps [`LIMITS`] and reads the manual `clock`, and what has to outlive it.
-    pub fn new(store: Arc<dyn Store>, clock: Clock, with: impl Any + Send + Sync) -> Self {
-        Self { store, clock, _with: Box::new(with) }
-    }
-
-    /// The store.
-    pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
-    }
-
-    /// Begins a turn whose question is `q` and its id.
-    ///
-    /// # Errors
-    /// As the store's.
-    pub async fn begin(&self, key: &SessionKey, id: &str, known: Option<&Arc<SessionState>>) -> Result<StoreBegin, TurnError> {
-        let until = self.clock.now().after(TURN);
-        let (message_id, q) = (id.into(), format!("q {id}").into());
-        settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, known })).await
-    }
-
-    /// Begins a turn that must be claimed.
-    ///
-    /// # Panics
-    /// It is not.
-    pub async fn claim(&self, key: &SessionKey, id: &str) -> (Claim, Arc<SessionState>) {
-        match self.begin(key, id, None).await.unwrap() {
-            StoreBegin::Claimed { claim, state } => (claim, state.unwrap_or_default()),
-            StoreBegin::Answered(turn) => panic!("answered as {}", turn.seq),
-        }
-    }
-
-    /// A whole turn.
-    ///
-    /// # Panics
-    /// It fails.
-    pub async fn turn(&self, key: &SessionKey, id: &str) -> Stored {
-        let (claim, base) = self.claim(key, id).await;
-        self.store.commit(&claim, &base, commit(id)).await.unwrap()
-    }
-
-    /// The session as it stands.
-    ///
-    /// # Panics
-    /// It cannot be read.
-    pub async fn state(&self, key: &SessionKey) -> Arc<SessionState> {
-        settle(self.store.load(key, None)).await.unwrap().unwrap_or_default()
-    }
-
-    async fn turn_with(&self, key: &SessionKey, commit: Commit) -> Stored {
-        let (claim, base) = self.claim(key, commit.message_id.expose()).await;
-        self.store.commit(&claim, &base, commit).await.unwrap()
-    }
-
-    async fn begin_until(&self, key: &SessionKey, id: &str, wait: Duration) -> Result<StoreBegin, TurnError> {
-        let (message_id, q) = (id.into(), format!("q {id}").into());
-        let until = self.clock.now().after(wait);
-        settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, known: None })).await
-    }
-}
-
-/// A directory of its own, removed with the test.
-pub struct TempDir(PathBuf);
-
-impl TempDir {
-    /// Makes one.
-    ///
-    /// # Panics
-    /// The system's temporary directory cannot be written.
-    #[expect(clippy::new_without_default, reason = "it has an effect")]
-    pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let dir = std::env::temp_dir().join(format!("fengda-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        std::fs::create_dir_all(&dir).unwrap();
-        Self(dir)
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0); // a leftover does no harm
-    }
-}
-
-/// A commit that goes with [`Subject::begin`].
-pub fn commit(id: &str) -> Commit {
-    Commit {
-        message_id: id.into(),
-        q: format!("q {id}").into(),
-        a: format!("a {id}").into(),
-        fallback: false,
-        handoff: false,
-        slots: Vec::new(),
-        user_slots: Vec::new(),
-    }
-}
-
-/// A manual clock that does not begin at zero.
-pub fn clock() -> Clock {
-    Clock::manual(Timestamp(1_700_000_000_000))
-}
-
-/// A user of a tenant.
-///
-/// # Panics
-/// One of the names is none.
-pub fn user(tenant: &str, user: &str) -> UserKey {
-    Tenant::from_config(tenant).unwrap().user(user).unwrap()
-}
-
-/// A session of some user of some tenant.
-///
-/// # Panics
-/// The id is none.
-pub fn session(id: &str) -> SessionKey {
-    user("bank", "u").session(id).unwrap()
-}
 
 fn ids(state: &Arc<SessionState>) -> Vec<&str> {
     state.turns.iter().map(|t| t.message_id.expose()).collect()
@@ -181,7 +38,7 @@ macro_rules! suite {
             ($d open:expr) => {$(
                 #[tokio::test]
                 async fn $case() {
-                    $crate::context::conformance::$case($d open).await;
+                    $crate::context::conformance::suite::$case($d open).await;
                 }
             )*};
         }
