@@ -5,7 +5,7 @@ mod damage;
 mod model;
 mod parallel;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{Embedded, codec::Kind};
 use crate::{
@@ -89,4 +89,18 @@ async fn expired_records_are_removed_from_the_disk() {
     store.sweep().await.unwrap();
     assert_eq!(records(), 2 + 1);
     assert_eq!(s.state(&session("new")).await.seq, 1);
+}
+
+#[tokio::test]
+async fn a_session_that_expires_during_a_turn_is_not_removed_under_it() {
+    let (dir, clock) = (TempDir::new(), clock());
+    let store = Arc::new(open(dir.path(), Durability::Os, &clock));
+    let s = Subject::new(store.clone(), clock.clone(), ());
+    let key = session("a");
+    s.turn(&key, "m1").await;
+    clock.advance(LIMITS.keep - Duration::from_secs(1));
+    let (claim, base) = s.claim(&key, "m2").await;
+    clock.advance(Duration::from_secs(1));
+    store.sweep().await.unwrap();
+    assert_eq!(s.store().commit(&claim, &base, commit("m2")).await.unwrap().turn.seq, 2);
 }
