@@ -14,13 +14,8 @@ use crate::replay::{
 type Lie = fn(&mut Value);
 
 /// A gateway in a few lines: keeps histories by token, asks the model, answers; `lie` has the last word on every chat answer.
-fn small_gateway(
-    model: Arc<Model>,
-    plan: &Plan,
-    bearers: Vec<String>,
-    lie: Lie,
-    lie_in_history: Lie,
-) -> impl Fn(&Parts, &[u8]) -> Response<Full<Bytes>> + use<> {
+fn small_gateway(stage: &Stage, lie: Lie, lie_in_history: Lie) -> impl Fn(&Parts, &[u8]) -> Response<Full<Bytes>> + use<> {
+    let (model, plan, bearers) = (stage.model.clone(), stage.plan.clone(), stage.bearers.clone());
     let histories = Mutex::new(vec![Vec::<Value>::new(); plan.dialogues.len()]);
     let users: Vec<_> = plan.dialogues.iter().map(|d| json!({ "tenant": plan.tenants[d.tenant].name, "user_id": d.user })).collect();
     move |head, body| {
@@ -49,35 +44,44 @@ fn small_gateway(
     }
 }
 
+/// Twelve dialogues of three turns.
+fn stage(gateway: &watch::Sender<Option<SocketAddr>>, patient: bool) -> Arc<Stage> {
+    let plan = Arc::new(monotonous(12, 3));
+    let faults = Arc::new(Faults::default());
+    Arc::new(Stage {
+        bearers: bearers(&plan),
+        model: Arc::new(Model::new(plan.clone(), faults.clone())),
+        plan,
+        faults,
+        next: AtomicUsize::new(0),
+        acknowledged: watch::Sender::new(0),
+        gateway: gateway.subscribe(),
+        patient,
+        bar: ProgressBar::hidden(),
+    })
+}
+
 struct Outcome {
     played: Played,
     faults: Vec<Fault>,
 }
 
+/// Plays a stage with two clients and reads the histories back.
+async fn outcome_of(stage: Arc<Stage>) -> Outcome {
+    let (mut played, other) = tokio::join!(play(stage.clone()), play(stage.clone()));
+    played.latencies.extend(other.latencies);
+    played.whole.extend(other.whole);
+    played.resent += other.resent;
+    verify(stage.clone(), &played.whole).await;
+    Outcome { played, faults: stage.faults.seen().into_keys().collect() }
+}
+
 async fn outcome(lie: Lie, lie_in_history: Lie) -> Outcome {
-    let plan = Arc::new(monotonous(12, 3));
-    let bearers = bearers(&plan);
-    let faults = Arc::new(Faults::default());
-    let model = Arc::new(Model::new(plan.clone(), faults.clone()));
-    let server = Server::start(small_gateway(model.clone(), &plan, bearers.clone(), lie, lie_in_history)).await.unwrap();
-    let gateway = watch::Sender::new(Some(server.address));
-    let stage = Arc::new(Stage {
-        plan,
-        bearers,
-        model,
-        faults: faults.clone(),
-        next: AtomicUsize::new(0),
-        acknowledged: watch::Sender::new(0),
-        gateway: gateway.subscribe(),
-        patient: false,
-        bar: ProgressBar::hidden(),
-    });
-    let (one, two) = tokio::join!(play(stage.clone()), play(stage.clone()));
-    let mut played = one;
-    played.latencies.extend(two.latencies);
-    played.whole.extend(two.whole);
-    verify(stage, &played.whole).await;
-    Outcome { played, faults: faults.seen().into_keys().collect() }
+    let gateway = watch::Sender::new(None);
+    let stage = stage(&gateway, false);
+    let server = Server::start(small_gateway(&stage, lie, lie_in_history)).await.unwrap();
+    gateway.send_replace(Some(server.address));
+    outcome_of(stage).await
 }
 
 const HONEST: Lie = |_| {};
@@ -119,4 +123,34 @@ async fn every_lie_in_a_stored_history_is_seen() {
     for lie in lies {
         assert_eq!(outcome(HONEST, lie).await.faults, [Fault::Stored]);
     }
+}
+
+/// A gateway that refuses its first request, closes, and has a better one follow it.
+async fn outcome_of_a_restart(patient: bool) -> Outcome {
+    let gateway = watch::Sender::new(None);
+    let stage = stage(&gateway, patient);
+    let next = Server::start(small_gateway(&stage, HONEST, HONEST)).await.unwrap();
+    let (switch, address) = (gateway.clone(), next.address);
+    let dying = Server::start(move |_, _| {
+        switch.send_replace(Some(address));
+        let mut refusal = respond(StatusCode::SERVICE_UNAVAILABLE, "{}");
+        refusal.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        refusal
+    });
+    let dying = dying.await.unwrap();
+    gateway.send_replace(Some(dying.address));
+    outcome_of(stage).await
+}
+
+#[tokio::test]
+async fn a_patient_client_sends_a_message_again_until_the_next_gateway_answers() {
+    let outcome = outcome_of_a_restart(true).await;
+    assert_eq!(outcome.faults, []);
+    assert_eq!(outcome.played.whole.len(), 12);
+    assert!(outcome.played.resent > 0);
+}
+
+#[tokio::test]
+async fn without_a_restart_to_come_a_refusal_is_a_fault() {
+    assert_eq!(outcome_of_a_restart(false).await.faults, [Fault::Status(503)]);
 }
