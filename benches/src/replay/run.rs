@@ -100,6 +100,7 @@ async fn replay(options: &Options) -> Result<Report, Error> {
     let used = keeper.used();
     unless(verify(stage.clone(), &played.whole), keeper.keep(&stage, None)).await?;
     stage.bar.finish_and_clear();
+    keeper.gateway.kill().await.map_err(GatewayError::from)?; // waited for, so that it is gone before its directory
 
     played.latencies.sort_unstable();
     Ok(Report {
