@@ -117,7 +117,8 @@ fn commits(c: &mut Criterion) {
                     let began = Instant::now();
                     rt.block_on(async {
                         let mut running = tokio::task::JoinSet::new();
-                        for key in keys.iter().cloned() {
+                        for key in &keys {
+                            let key = key.clone();
                             let context = context.clone();
                             running.spawn(async move {
                                 for id in from..from + rounds {

@@ -1,5 +1,7 @@
 //! Holds the dependencies against `deny.toml` without a network and without cargo-deny, so that every `cargo test` does.
 
+#![allow(clippy::unwrap_used, reason = "its helpers are tests too")]
+
 mod licence;
 mod policy;
 mod spec;

@@ -80,7 +80,7 @@ pub(crate) fn violations(policy: &Policy, packages: &[Package]) -> Vec<String> {
         match license.as_deref().map(|l| licence::allowed(l, &policy.licenses.allow)) {
             Some(Ok(true)) => {}
             Some(Ok(false)) => {
-                found.push(format!("{name} {version}: its licence `{}` is not allowed", license.as_deref().unwrap_or_default()))
+                found.push(format!("{name} {version}: its licence `{}` is not allowed", license.as_deref().unwrap_or_default()));
             }
             Some(Err(e)) => found.push(format!("{name} {version}: its licence cannot be read: {e}")),
             None => found.push(format!("{name} {version}: names no licence")),

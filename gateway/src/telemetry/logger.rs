@@ -24,6 +24,8 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Libraries whose debug and trace messages hold raw requests: never more than info of them, whatever the level.
 const CAPPED: [&str; 5] = ["pingora", "h2", "hyper", "rustls", "mio"];
+/// Libraries whose info is about themselves: only their warnings and errors.
+const QUIET: [&str; 2] = ["fjall", "lsm_tree"];
 
 /// Starts logging at a level, or changes the level.
 pub fn init(level: LevelFilter) {
@@ -65,8 +67,13 @@ pub fn line(at: Timestamp, level: log::Level, body: &impl Serialize) -> Vec<u8> 
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let capped = CAPPED.iter().any(|c| metadata.target().starts_with(c));
-        metadata.level() as u8 <= self.level.load(Ordering::Relaxed) && (!capped || metadata.level() <= log::Level::Info)
+        let from = |libraries: &[&str]| libraries.iter().any(|library| metadata.target().starts_with(library));
+        let most = match () {
+            () if from(&QUIET) => log::Level::Warn,
+            () if from(&CAPPED) => log::Level::Info,
+            () => log::Level::Trace,
+        };
+        metadata.level() <= most && metadata.level() as u8 <= self.level.load(Ordering::Relaxed)
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -137,6 +144,7 @@ mod tests {
         assert!(!enabled("pingora_core::protocols::http::v1", log::Level::Trace));
         assert!(!enabled("hyper::proto", log::Level::Debug));
         assert!(enabled("pingora_core::services", log::Level::Info));
+        assert!(!enabled("lsm_tree::tree", log::Level::Info));
         assert!(enabled("fengda::turn", log::Level::Trace));
     }
 }

@@ -19,10 +19,12 @@ const SHARDS: usize = 64;
 
 /// All sessions that have messages in this process. `T` is the outcome of a message.
 pub struct Lanes<T> {
-    shards: Box<[Mutex<HashMap<SessionKey, Lane<T>>>]>,
+    shards: Box<[Mutex<Shard<T>>]>,
     hasher: RandomState,
     next_id: AtomicU64,
 }
+
+type Shard<T> = HashMap<SessionKey, Lane<T>>;
 
 struct Lane<T> {
     running: Ticket<T>,
@@ -108,7 +110,7 @@ impl<T: Clone> Lanes<T> {
         (place, Ticket { id, message_id: message_id.clone(), q: q.clone(), outcome: seen, go: None })
     }
 
-    fn shard(&self, key: &SessionKey) -> MutexGuard<'_, HashMap<SessionKey, Lane<T>>> {
+    fn shard(&self, key: &SessionKey) -> MutexGuard<'_, Shard<T>> {
         let index = self.hasher.hash_one(key) % self.shards.len() as u64;
         lock(&self.shards[usize::try_from(index).expect("less than the number of shards")])
     }

@@ -59,7 +59,7 @@ impl Task {
             Ok(()) => self.take_turn().await,
             Err(_) => Outcome::Refused(Refused::InProgress),
         };
-        counted.as_this(&outcome);
+        counted.count(&outcome);
         lane.finish(outcome);
     }
 
@@ -307,7 +307,7 @@ impl Drop for Held<'_> {
 struct Counted(Option<Arc<TenantRuntime>>);
 
 impl Counted {
-    fn as_this(mut self, outcome: &Outcome) {
+    fn count(mut self, outcome: &Outcome) {
         let Some(tenant) = self.0.take() else { return };
         let metrics = &tenant.metrics;
         match outcome {

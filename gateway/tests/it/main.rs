@@ -1,6 +1,6 @@
 //! The gateway as its users meet it: real sockets, real clients, real scripts, the real store. One binary for all of it.
 
-#![allow(missing_docs, unreachable_pub, reason = "a test binary has no interface")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary has no interface, and its helpers are tests too")]
 
 mod bad_input;
 mod chat;

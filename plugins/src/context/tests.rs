@@ -223,7 +223,7 @@ async fn a_directory_is_opened_from_its_configuration() {
 #[test]
 fn the_plugin_takes_no_keys_of_its_own() {
     let o = opened();
-    let spec = spec(o.context.clone());
+    let spec = spec(Arc::new(o.context.clone().into()));
     let (empty, wrong) = (serde_yaml::from_str("{}").unwrap(), serde_yaml::from_str("{ turns: 5 }").unwrap());
     let tenant = |config: &serde_yaml::Value| TenantBuild {
         tenant: session("a").tenant().clone(),
