@@ -71,10 +71,10 @@ impl Gate {
 
 /// A runtime thread's place under the watchdog's eyes: which VM it is running now, if any.
 #[derive(Default)]
-pub(super) struct Seat(Mutex<Seated>);
+pub(super) struct Seat(Mutex<Watched>);
 
 #[derive(Default)]
-struct Seated {
+struct Watched {
     running: Option<Gate>,
     /// Something ran since the watchdog's last look.
     active: bool,
@@ -94,7 +94,7 @@ impl Seat {
     ///
     /// The guard borrows the VM, so a VM is alive while the watchdog can reach it.
     pub(super) fn enter<'a>(&'a self, gate: Gate, _vm: &'a Lua) -> Running<'a> {
-        *lock(&self.0) = Seated { running: Some(gate), active: true, seen: None };
+        *lock(&self.0) = Watched { running: Some(gate), active: true, seen: None };
         // The watchdog goes to sleep by setting `asleep` and then looking at every seat: either it sees this poll, or we see the flag.
         if WATCHDOG.asleep.load(Ordering::Acquire) {
             WATCHDOG.wake();

@@ -87,7 +87,7 @@ impl ScriptError {
 
     /// An error that a run ended with.
     pub(super) fn from_lua(err: &mlua::Error) -> Self {
-        if matches!(err, mlua::Error::MemoryError(_)) {
+        if is_memory(err) {
             return Self::new(ErrorKind::Memory, "the turn used up its memory");
         }
         let Parts { place, message, traceback } = Parts::of(err);
@@ -130,6 +130,14 @@ impl Parts {
             Some((chunk, line)) => format!("{chunk}:{line}: {}", self.message),
             None => self.message,
         }
+    }
+}
+
+fn is_memory(err: &mlua::Error) -> bool {
+    match err {
+        mlua::Error::MemoryError(_) => true,
+        mlua::Error::CallbackError { cause, .. } => is_memory(cause),
+        _ => false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! One turn of a script, from start to end: the loop that resumes its coroutine under its limits.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, rc::Rc, sync::Arc};
 
 use fengda_plugins::api::{SessionState, Text, Timestamp};
 use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
@@ -11,7 +11,7 @@ use super::{
     error::with_article,
     host::{self, Stop, Turn},
     lib_turn::text_of,
-    vm::{self, Place, Seated, Vm},
+    vm::{self, Coroutine, Place, Vm},
 };
 
 /// What the coroutine says when it stops: its end, or the effect it waits for. Known to `prelude.luau`.
@@ -79,32 +79,29 @@ impl Run {
         if turn.input.key.tenant() != turn.input.script.tenant() {
             return Some(internal("the script is another tenant's than the conversation"));
         }
-        let seated = match self.place.take() {
-            None => vm::local(|local| local.vm(&turn.input.script).and_then(|vm| Ok(Seated { coroutine: vm.coroutine()?, vm }))),
-            Some(place) => match vm::local(|local| local.take(place)).flatten() {
-                Some(seated) => Some(Ok(seated)),
-                None => return Some(internal("the run was resumed on another thread")),
-            },
+        let found = match self.place.take() {
+            None => vm::local(|local| local.vm(&turn.input.script).and_then(Vm::coroutine)),
+            Some(place) => vm::local(|local| local.take(place)).flatten().map(Ok),
         };
-        let seated = match seated {
-            Some(Ok(seated)) => seated,
+        let coroutine = match found {
+            Some(Ok(coroutine)) => coroutine,
             Some(Err(e)) => return Some(Step::Failed(ScriptError::from_lua(&e))),
-            None => return Some(internal("the thread is ending")),
+            None => return Some(internal("the run was resumed on another thread")),
         };
-        let (mut turn, polled) = poll(&seated, turn, with, false);
+        let (mut turn, polled) = poll(&coroutine, turn, with, false);
         let step = match polled {
             Polled::Long => None,
             Polled::Effect(effect) => Some(Step::Effect(effect)),
-            Polled::Returned(value) => Some(finish(&seated.vm, &mut turn, &value).map_or_else(Step::Failed, Step::Done)),
+            Polled::Returned(value) => Some(finish(&coroutine.vm, &mut turn, &value).map_or_else(Step::Failed, Step::Done)),
             Polled::Failed(error) => Some(Step::Failed(error)),
         };
         if matches!(step, None | Some(Step::Effect(_))) {
-            self.place = vm::local(|local| local.put(seated));
+            self.place = vm::local(|local| local.put(coroutine));
             self.turn = Some(turn);
         } else {
             self.logs = std::mem::take(&mut turn.logs);
             drop(turn); // and with it maybe the last hold on a replaced script
-            vm::local(|local| local.end(seated));
+            vm::local(|local| local.end(coroutine));
         }
         step
     }
@@ -114,7 +111,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         self.turn = None;
         let Some(place) = self.place else { return };
-        let ended = vm::local(|local| local.take(place).map(|seated| local.end(seated)));
+        let ended = vm::local(|local| local.take(place).map(|coroutine| local.end(coroutine)));
         if ended.is_some_and(|ended| ended.is_none()) {
             log::error!("a flow's run was dropped on another thread than its own; its coroutine stays until that thread ends");
         }
@@ -126,8 +123,8 @@ fn internal(why: &str) -> Step {
 }
 
 /// Runs the coroutine until it yields or ends, with the turn in place and its limits armed.
-fn poll(seated: &Seated, mut turn: Box<Turn>, with: Option<Resume>, only_load: bool) -> (Box<Turn>, Polled) {
-    let (vm, lua) = (&seated.vm, seated.vm.lua());
+fn poll(coroutine: &Coroutine, mut turn: Box<Turn>, with: Option<Resume>, only_load: bool) -> (Box<Turn>, Polled) {
+    let (vm, lua) = (&coroutine.vm, coroutine.vm.lua());
     let args = match arguments(vm, &mut turn, with, only_load) {
         Ok(args) => args,
         Err(e) => return (turn, Polled::Failed(ScriptError::from_lua(&e))),
@@ -136,7 +133,7 @@ fn poll(seated: &Seated, mut turn: Box<Turn>, with: Option<Resume>, only_load: b
     let allowance = turn.input.limits.memory.saturating_sub(turn.grown);
     let running = vm.seat.enter(vm.gate, lua);
     let occupied = host::occupy(turn);
-    let result = Limited::to(lua, before + allowance).and_then(|_limited| seated.coroutine.resume::<(Option<i64>, Value, Value)>(args));
+    let result = Limited::to(lua, before + allowance).and_then(|_limited| coroutine.thread.resume::<(Option<i64>, Value, Value)>(args));
     let mut turn = occupied.leave();
     drop(running);
     turn.spent += vm.seat.charge();
@@ -241,13 +238,12 @@ pub(super) fn check(script: &Arc<Script>, limits: Limits, canned: &Arc<BTreeMap<
     let (query, message_id) = (Text::default(), Text::default());
     let (state, now) = (Arc::<SessionState>::default(), Timestamp::default());
     let (script, canned) = (script.clone(), canned.clone());
-    let vm = std::rc::Rc::new(Vm::new(&script, Seat::take()).map_err(|e| ScriptError::from_lua(&e))?);
-    let seated = Seated { coroutine: vm.coroutine().map_err(|e| ScriptError::from_lua(&e))?, vm };
+    let coroutine = Vm::new(&script, Seat::take()).and_then(|vm| Rc::new(vm).coroutine()).map_err(|e| ScriptError::from_lua(&e))?;
     let input = Input { script, limits, canned, query, message_id, key, channel: None, lang: None, state, now };
     let mut turn = Box::new(Turn::new(input));
     let mut with = Some(Resume::Start);
     loop {
-        match poll(&seated, turn, with.take(), true) {
+        match poll(&coroutine, turn, with.take(), true) {
             (_, Polled::Failed(error)) => return Err(ScriptError { kind: ErrorKind::Compile, ..error }),
             (_, Polled::Returned(_)) => return Ok(()),
             (back, _) => turn = back,

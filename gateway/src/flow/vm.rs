@@ -59,9 +59,10 @@ impl Vm {
     }
 
     /// A coroutine ready to be resumed with a chunk.
-    pub(super) fn coroutine(&self) -> mlua::Result<Thread> {
+    pub(super) fn coroutine(self: Rc<Self>) -> mlua::Result<Coroutine> {
         let pooled = self.pool.borrow_mut().pop();
-        pooled.map_or_else(|| self.lua().create_thread(self.sandbox.drive.clone()), Ok)
+        let thread = pooled.map_or_else(|| self.lua().create_thread(self.sandbox.drive.clone()), Ok)?;
+        Ok(Coroutine { vm: self, thread })
     }
 
     /// The script's chunk with fresh globals.
@@ -70,10 +71,10 @@ impl Vm {
     }
 
     /// Takes a coroutine back, in whatever state it is.
-    fn recycle(&self, coroutine: Thread) {
+    fn recycle(&self, thread: Thread) {
         let mut pool = self.pool.borrow_mut();
-        if pool.len() < MAX_POOLED && coroutine.reset(self.sandbox.drive.clone()).is_ok() {
-            pool.push(coroutine);
+        if pool.len() < MAX_POOLED && thread.reset(self.sandbox.drive.clone()).is_ok() {
+            pool.push(thread);
         }
         // Luau collects in step with what is allocated, so the garbage of one large turn would stay for thousands of small ones.
         if self.lua().used_memory() > COLLECT_ABOVE && self.lua().gc_collect().is_err() {
@@ -83,9 +84,9 @@ impl Vm {
 }
 
 /// A turn's coroutine and the VM it lives in.
-pub(super) struct Seated {
+pub(super) struct Coroutine {
     pub(super) vm: Rc<Vm>,
-    pub(super) coroutine: Thread,
+    pub(super) thread: Thread,
 }
 
 /// Where a turn's coroutine waits between polls.
@@ -108,7 +109,7 @@ pub(super) struct Local {
 
 struct Slot {
     generation: u64,
-    seated: Option<Seated>,
+    coroutine: Option<Coroutine>,
 }
 
 thread_local! {
@@ -157,30 +158,30 @@ impl Local {
     }
 
     /// Keeps a coroutine until its next poll.
-    pub(super) fn put(&self, seated: Seated) -> Place {
+    pub(super) fn put(&self, coroutine: Coroutine) -> Place {
         let mut waiting = self.waiting.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
-            waiting.push(Slot { generation: 0, seated: None });
+            waiting.push(Slot { generation: 0, coroutine: None });
             waiting.len() - 1
         });
         let slot = &mut waiting[index];
-        slot.seated = Some(seated);
+        slot.coroutine = Some(coroutine);
         Place { thread: self.id, index, generation: slot.generation }
     }
 
     /// Takes a coroutine out for a poll. `None` if it is not this thread's.
-    pub(super) fn take(&self, place: Place) -> Option<Seated> {
+    pub(super) fn take(&self, place: Place) -> Option<Coroutine> {
         let mut waiting = self.waiting.borrow_mut();
         let slot = waiting.get_mut(place.index).filter(|slot| place.thread == self.id && slot.generation == place.generation)?;
         slot.generation += 1;
         self.free.borrow_mut().push(place.index);
-        slot.seated.take()
+        slot.coroutine.take()
     }
 
     /// Ends a coroutine. Its VM is dropped with it if it is no longer kept.
-    pub(super) fn end(&self, seated: Seated) {
-        let Seated { vm, coroutine } = seated;
-        vm.recycle(coroutine);
+    pub(super) fn end(&self, coroutine: Coroutine) {
+        let Coroutine { vm, thread } = coroutine;
+        vm.recycle(thread);
         let replaced = vm.script.borrow().strong_count() == 0;
         if replaced {
             self.vms.borrow_mut().retain(|_, kept| !Rc::ptr_eq(kept, &vm));
@@ -194,6 +195,6 @@ impl Local {
 
     #[cfg(test)]
     pub(super) fn coroutines(&self) -> usize {
-        self.waiting.borrow().iter().filter(|slot| slot.seated.is_some()).count()
+        self.waiting.borrow().iter().filter(|slot| slot.coroutine.is_some()).count()
     }
 }
