@@ -115,6 +115,11 @@ impl Embedded {
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
+    /// Has the writer do some work between two groups of commits and awaits the outcome.
+    async fn alone(&self, work: impl FnOnce(&mut Writer) -> Result<(), TurnError> + Send + 'static) -> Result<(), TurnError> {
+        self.ask(|reply| Job::Alone(Box::new(move |writer| drop(reply.send(work(writer)))))).await
+    }
+
     /// The session from the disk, or nothing if its version is `known`.
     async fn read_session(&self, key: &SessionKey, known: Option<Version>) -> Result<Option<Arc<SessionState>>, TurnError> {
         let (current, writes) = self.table.current(key, self.clock.now());
@@ -172,7 +177,7 @@ impl Embedded {
     /// Removes all that has expired, now.
     #[cfg(test)]
     pub(super) async fn sweep(&self) -> Result<(), TurnError> {
-        self.ask(Job::Sweep).await
+        self.alone(Writer::sweep_all).await
     }
 }
 
@@ -220,15 +225,17 @@ impl Store for Embedded {
     }
 
     fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
-        Box::pin(self.ask(|reply| Job::EraseSession(key.clone(), reply)))
+        let key = key.clone();
+        Box::pin(self.alone(move |writer| writer.erase_session(&key)))
     }
 
     fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
-        Box::pin(self.ask(|reply| Job::EraseUser(key.clone(), reply)))
+        let key = key.clone();
+        Box::pin(self.alone(move |writer| writer.erase_user(&key)))
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), TurnError>> {
-        Box::pin(self.ask(Job::Flush))
+        Box::pin(self.alone(|writer| writer.flush()))
     }
 }
 

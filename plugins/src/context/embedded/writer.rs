@@ -20,7 +20,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    api::{Clock, SessionKey, TurnError, UserKey},
+    api::{Clock, TurnError},
     context::Limits,
 };
 
@@ -35,13 +35,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, TurnError>>;
 /// What the writer is asked to do.
 pub(super) enum Job {
     Commit(Box<CommitJob>),
-    EraseSession(SessionKey, Reply<()>),
-    EraseUser(UserKey, Reply<()>),
-    /// Sync to the disk.
-    Flush(Reply<()>),
-    /// Remove all that has expired.
-    #[cfg(test)]
-    Sweep(Reply<()>),
+    /// Anything else: done by itself, in its turn.
+    Alone(Box<dyn FnOnce(&mut Writer) + Send>),
 }
 
 /// What the writer's thread works with.
@@ -82,25 +77,15 @@ impl Writer {
         self.revive();
         let mut group = Group::default();
         for job in taken.drain(..) {
-            let Job::Commit(job) = job else {
-                self.write(std::mem::take(&mut group)); // what was asked for first happens first
-                self.work_alone(job);
-                continue;
-            };
-            self.stage(*job, &mut group);
+            match job {
+                Job::Commit(job) => self.stage(*job, &mut group),
+                Job::Alone(work) => {
+                    self.write(std::mem::take(&mut group)); // what was asked for first happens first
+                    work(self);
+                }
+            }
         }
         self.write(group);
-    }
-
-    fn work_alone(&mut self, job: Job) {
-        let _ = match job {
-            Job::EraseSession(key, reply) => reply.send(self.erase_session(&key)),
-            Job::EraseUser(key, reply) => reply.send(self.erase_user(&key)),
-            Job::Flush(reply) => reply.send(self.flush()),
-            #[cfg(test)]
-            Job::Sweep(reply) => reply.send(self.sweep_all()),
-            Job::Commit(_) => unreachable!("commits are grouped"),
-        }; // whoever asked may have gone
     }
 
     /// A directory that could not be opened after a failure is tried again.
@@ -120,7 +105,8 @@ impl Writer {
         Ok(())
     }
 
-    fn flush(&self) -> Result<(), TurnError> {
+    /// Syncs to the disk.
+    pub(super) fn flush(&self) -> Result<(), TurnError> {
         self.dirty.store(false, Ordering::Release);
         self.disk.with(|_| Ok(()))?;
         self.disk.sync().map_err(|e| TurnError::Unavailable(e.to_string()))
