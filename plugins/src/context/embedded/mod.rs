@@ -1,7 +1,7 @@
 //! Conversations on the local disk, for one process: claims in memory, records in a log-structured store, one thread that writes.
 //!
-//! A hot [`begin`](Store::begin) looks into the [`table`] and nowhere else. A cold one reads the [`disk`] on a blocking thread. Everything that
-//! writes is a job for the [`writer`], which groups what arrives together into one batch.
+//! A hot [`begin`](Store::begin) looks into the `table` and nowhere else. A cold one reads the `disk` on a blocking thread. Everything that
+//! writes is a job for the `writer`, which groups what arrives together into one batch.
 
 mod codec;
 mod commit;
