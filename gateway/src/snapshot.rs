@@ -123,10 +123,19 @@ impl Snapshot {
         self.tenants.get(tenant).ok_or_else(|| Reject::new(Code::Forbidden, "the tenant is no longer configured"))
     }
 
-    /// The state of every plugin that has some to tell, for `/status`.
+    /// The state of every plugin that has some to tell, for `/status`. A second instance of a plugin, made for a route with a
+    /// configuration of its own, is called `name#2`.
     pub fn plugin_status(&self) -> serde_json::Map<String, serde_json::Value> {
-        let told = self.instances.iter().map(|i| (i.name.clone(), i.plugin.status())).filter(|(_, s)| !s.is_null());
-        told.collect()
+        let mut told = serde_json::Map::new();
+        for (at, instance) in self.instances.iter().enumerate() {
+            let status = instance.plugin.status();
+            if !status.is_null() {
+                let before = self.instances[..at].iter().filter(|i| i.name == instance.name).count();
+                let name = if before == 0 { instance.name.clone() } else { format!("{}#{}", instance.name, before + 1) };
+                told.insert(name, status);
+            }
+        }
+        told
     }
 }
 

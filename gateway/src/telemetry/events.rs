@@ -4,7 +4,7 @@
 use log::Level;
 use serde::Serialize;
 
-/// A log event. `event` in the JSON is its name; see `docs/operating.md`.
+/// A log event. `event` in the JSON is its name, in snake case.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event<'a> {
