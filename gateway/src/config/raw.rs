@@ -91,9 +91,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body: 1 << 20,
+            query: 16 << 10,
             headers: 64,
             header_field: 8 << 10,
             keepalive: Duration::from_mins(1),
+            header_deadline: Duration::from_secs(10),
+            body_deadline: Duration::from_secs(30),
             read_timeout: Duration::from_secs(30),
             session_queue: 16,
         }

@@ -236,10 +236,13 @@ tenants:
 #[test]
 fn limits_that_make_no_sense_are_refused() {
     expect(
-        "limits: {body: 0B, headers: 1000}\nthreads: 0\nturn: {deadline: 0s}\nstore: {history: {turns: 0}, cache: {size: 1KB}}\n",
+        "limits: {body: 0B, headers: 1000, query: 1B, header_deadline: 0s, body_deadline: 1h}\nthreads: 0\nturn: {deadline: 0s}\nstore: {history: {turns: 0}, cache: {size: 1KB}}\n",
         &[
             "2:16: `limits.body` must be 1KiB to 64MiB",
             "2:29: `limits.headers`",
+            "2:42: `limits.query` must be 64B to 1MiB",
+            "2:63: `limits.header_deadline` must be 100ms to 10m",
+            "2:82: `limits.body_deadline`",
             "3:10: `threads`",
             "4:18: `turn.deadline`",
             "5:26: ",

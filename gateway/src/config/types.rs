@@ -15,6 +15,9 @@ pub struct Limits {
     /// Largest request body in bytes.
     #[serde(deserialize_with = "units::size")]
     pub body: usize,
+    /// Longest `query` of a message in bytes.
+    #[serde(deserialize_with = "units::size")]
+    pub query: usize,
     /// Most header fields.
     pub headers: usize,
     /// Longest header field in bytes, name and value together.
@@ -23,7 +26,13 @@ pub struct Limits {
     /// How long an idle connection of a client is kept.
     #[serde(deserialize_with = "units::duration")]
     pub keepalive: Duration,
-    /// How long a client may pause while it sends a request.
+    /// How long a request's whole head may take once its first byte is there.
+    #[serde(deserialize_with = "units::duration")]
+    pub header_deadline: Duration,
+    /// How long a request's whole body may take.
+    #[serde(deserialize_with = "units::duration")]
+    pub body_deadline: Duration,
+    /// How long one read from a client, or one write to it, may wait.
     #[serde(deserialize_with = "units::duration")]
     pub read_timeout: Duration,
     /// How many messages of one session may wait for their turn.

@@ -94,9 +94,12 @@ fn addresses(listen: SocketAddr, admin: SocketAddr, report: &mut Report) {
 
 fn limits(limits: &Limits, report: &mut Report) {
     within(report, "limits.body", limits.body, 1024..=64 * MIB, "1KiB to 64MiB");
+    within(report, "limits.query", limits.query, 64..=MIB, "64B to 1MiB");
     within(report, "limits.headers", limits.headers, 1..=256, "1 to 256");
     within(report, "limits.header_field", limits.header_field, 64..=MIB, "64B to 1MiB");
     within(report, "limits.keepalive", limits.keepalive, SECOND..=HOUR, "1s to 1h");
+    within(report, "limits.header_deadline", limits.header_deadline, 100 * MILLISECOND..=10 * MINUTE, "100ms to 10m");
+    within(report, "limits.body_deadline", limits.body_deadline, 100 * MILLISECOND..=10 * MINUTE, "100ms to 10m");
     within(report, "limits.read_timeout", limits.read_timeout, 100 * MILLISECOND..=10 * MINUTE, "100ms to 10m");
     within(report, "limits.session_queue", limits.session_queue, 0..=1024, "0 to 1024");
 }
