@@ -13,7 +13,11 @@ use pingora_core::{
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{gateway::Gateway, respond, telemetry::Metrics};
+use crate::{
+    gateway::{Gateway, Reloaded},
+    respond,
+    telemetry::Metrics,
+};
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -66,12 +70,13 @@ impl Admin {
     fn metrics(&self) -> Answer {
         let metrics = &self.gateway.metrics;
         metrics.in_flight.set(i64::try_from(self.gateway.work.len()).unwrap_or(i64::MAX));
+        metrics.connections.set(i64::try_from(self.gateway.connections.len()).unwrap_or(i64::MAX));
         Answer { status: StatusCode::OK, content_type: Metrics::CONTENT_TYPE, body: metrics.render().into() }
     }
 
     fn status(&self, draining: bool) -> Answer {
         let snapshot = self.gateway.snapshot.load();
-        let current = self.gateway.current();
+        let current = Reloaded::of(&snapshot);
         let body = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "generation": current.generation,

@@ -12,7 +12,7 @@ use crate::{
     gateway::Gateway,
     respond::Unwritable,
     snapshot::Snapshot,
-    turn::{self, Answer, Message, Outcome, Place, Refused, Started},
+    turn::{self, Answer, Message, Outcome, Refused, Setup, Started},
     upstream::Upstream,
 };
 
@@ -83,16 +83,16 @@ pub async fn serve(
         return Err(Reject::new(Code::MethodNotAllowed, "send a POST").with(header::ALLOW, header::HeaderValue::from_static("POST")));
     }
     check_content_type(&down.head().headers)?;
-    let body = down.read_body(snapshot.config.limits.body).await?;
+    let body = down.read_body(&snapshot.config.limits).await?;
     let body = parse(&body)?;
     let identity = down.ctx.identity().ok_or_else(|| Reject::new(Code::Internal, "the route did not authenticate the request"))?;
     let tenant = snapshot.tenant(identity.user.tenant())?;
     let stream = body.stream.unwrap_or_else(|| accepts_events(&down.head().headers));
-    let message = check(body, identity, stream, down)?;
+    let message = check(body, identity, stream, down, snapshot.config.limits.query)?;
     let ids = Ids { session: message.key.id().into(), message: message.message_id.clone() };
     let route = down.route.clone().expect("a target is only reached through its route");
-    let place = Place { gateway, snapshot, chain: &route.chain, tenant, upstream };
-    let started = turn::start(&place, message).map_err(reject_for)?;
+    let setup = Setup { gateway, snapshot, chain: &route.chain, tenant, upstream };
+    let started = turn::start(&setup, message).map_err(reject_for)?;
     // A client that is gone cannot be told, and what becomes of its turn is settled by then.
     let _ = if stream { stream_events(down, started, &ids).await? } else { answer_json(down, started, &ids).await? };
     Ok(())
@@ -121,55 +121,70 @@ async fn answer_json(down: &mut Downstream, mut started: Started, ids: &Ids) -> 
 
 /// Errors before the first byte are plain JSON; later ones are an event.
 async fn stream_events(down: &mut Downstream, mut started: Started, ids: &Ids) -> Result<Result<(), Unwritable>, Reject> {
-    let mut pieces = started.pieces.take();
-    let mut begun = false;
-    let mut sent = false;
-    let mut watch = true;
-    let outcome = loop {
-        tokio::select! {
-            biased;
-            Some(piece) = next(&mut pieces) => {
-                if !begun {
-                    begun = true;
-                    if down.begin_events().await.is_err() { return Ok(Err(Unwritable)) }
-                }
-                sent = true;
-                if down.delta(&piece).await.is_err() { return Ok(Err(Unwritable)) }
-            }
-            outcome = started.outcome() => break outcome,
-            () = tokio::time::sleep(HEARTBEAT) => {
-                if !begun {
-                    begun = true;
-                    if down.begin_events().await.is_err() { return Ok(Err(Unwritable)) }
-                }
-                if down.heartbeat().await.is_err() { return Ok(Err(Unwritable)) }
-            }
-            gone = down.gone(), if watch => {
-                down.close_after();
-                if gone == Gone::Closed { return Ok(Err(Unwritable)) }
-                watch = false;
-            }
-        }
-    };
-    match outcome {
-        Outcome::Answered(answer) => Ok(end_stream(down, &answer, ids, begun, sent).await),
-        Outcome::Refused(refused) if !begun => Err(reject_for(refused)),
-        Outcome::Refused(refused) => {
-            let told = down.error_event(&reject_for(refused)).await;
-            Ok(told.and(down.end_events().await))
+    let mut events = Events { down, begun: false, pieces: 0 };
+    match events.pass_on(&mut started).await {
+        Err(Unwritable) => Ok(Err(Unwritable)),
+        Ok(Outcome::Answered(answer)) => Ok(events.end(&answer, ids).await),
+        Ok(Outcome::Refused(refused)) if !events.begun => Err(reject_for(refused)),
+        Ok(Outcome::Refused(refused)) => {
+            let told = events.down.error_event(&reject_for(refused)).await;
+            Ok(told.and(events.down.end_events().await))
         }
     }
 }
 
-async fn end_stream(down: &mut Downstream, answer: &Answer, ids: &Ids, begun: bool, sent: bool) -> Result<(), Unwritable> {
-    if !begun {
-        down.begin_events().await?;
+/// An answer as a stream, which begins with its first piece or heartbeat.
+struct Events<'a> {
+    down: &'a mut Downstream,
+    begun: bool,
+    pieces: usize,
+}
+
+impl Events<'_> {
+    /// Passes pieces on as they come, until there is an outcome.
+    async fn pass_on(&mut self, started: &mut Started) -> Result<Outcome, Unwritable> {
+        let mut pieces = started.pieces.take();
+        let mut watch = true;
+        loop {
+            tokio::select! {
+                biased;
+                Some(piece) = next(&mut pieces) => self.piece(&piece).await?,
+                outcome = started.outcome() => return Ok(outcome),
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    self.begin().await?;
+                    self.down.heartbeat().await?;
+                }
+                gone = self.down.gone(), if watch => {
+                    self.down.close_after();
+                    if gone == Gone::Closed {
+                        return Err(Unwritable);
+                    }
+                    watch = false;
+                }
+            }
+        }
     }
-    if !sent {
-        down.delta(&answer.text).await?;
+
+    async fn begin(&mut self) -> Result<(), Unwritable> {
+        match std::mem::replace(&mut self.begun, true) {
+            true => Ok(()),
+            false => self.down.begin_events().await,
+        }
     }
-    down.event("done", &ids.body(answer)).await?;
-    down.end_events().await
+
+    async fn piece(&mut self, text: &Text) -> Result<(), Unwritable> {
+        self.begin().await?;
+        self.pieces += 1;
+        self.down.delta(text).await
+    }
+
+    async fn end(&mut self, answer: &Answer, ids: &Ids) -> Result<(), Unwritable> {
+        if self.pieces == 0 {
+            self.piece(&answer.text).await?;
+        }
+        self.down.event("done", &ids.body(answer)).await?;
+        self.down.end_events().await
+    }
 }
 
 async fn next(pieces: &mut Option<tokio::sync::mpsc::Receiver<Text>>) -> Option<Text> {
@@ -214,12 +229,21 @@ fn parse(body: &[u8]) -> Result<Body, Reject> {
     })
 }
 
-fn check(body: Body, identity: &Identity, stream: bool, down: &Downstream) -> Result<Message, Reject> {
+fn check(body: Body, identity: &Identity, stream: bool, down: &Downstream, longest: usize) -> Result<Message, Reject> {
     let bad = |message: String| Reject::new(Code::BadRequest, message);
     if body.user_id.as_ref().is_some_and(|id| id.expose() != identity.user.id()) {
         return Err(Reject::new(Code::Forbidden, "`user_id` is not the user of the token"));
     }
-    if body.query.expose().trim().is_empty() && body.attachments.is_none() {
+    if body.query.len() > longest {
+        let message = format!("`query` is {} bytes long, at most {longest} are taken (`limits.query`)", body.query.len());
+        return Err(Reject::new(Code::BodyTooLarge, message));
+    }
+    let attached = match body.attachments.as_deref().map(|a| a.get().trim()) {
+        None | Some("null") => false,
+        Some(list) if list.starts_with('[') => list.trim_start_matches('[').trim_start() != "]",
+        Some(_) => return Err(bad("`attachments` is not a list".into())),
+    };
+    if body.query.expose().trim().is_empty() && !attached {
         return Err(bad("`query` is missing or empty; it holds the user's words".into()));
     }
     let session = body.session_id.as_ref().map_or(DEFAULT_SESSION, Text::expose);

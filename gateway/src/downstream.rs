@@ -9,9 +9,10 @@ use pingora_core::{
     ErrorType,
     apps::{HttpPersistentSettings, ReusedHttpStream},
     protocols::http::ServerSession,
+    server::ShutdownWatch,
 };
 
-use crate::snapshot::Route;
+use crate::{chain::Chain, config::Limits, snapshot::Route, telemetry::Metrics};
 
 /// What a client may still send after an early answer before its connection is closed: closing at once would make its
 /// kernel drop the answer unread.
@@ -30,12 +31,20 @@ pub struct Downstream {
     pub status: Option<StatusCode>,
     /// The code of the error answer, if it was one.
     pub code: Option<Code>,
+    /// How long a single write may take.
+    pub(crate) write_timeout: Duration,
+    /// A write failed: what the client has of the answer is anybody's guess.
+    pub(crate) lost: bool,
+    /// The body's framing is broken: where the next request would begin is not known.
+    broken: bool,
+    draining: ShutdownWatch,
 }
 
 impl Downstream {
-    /// A request whose head was read.
-    pub fn new(session: ServerSession, ctx: RequestCtx) -> Self {
-        Self { session, ctx, route: None, status: None, code: None }
+    /// A request whose head was read. `draining` turns true when the gateway stops.
+    pub fn new(session: ServerSession, ctx: RequestCtx, limits: &Limits, draining: ShutdownWatch) -> Self {
+        let write_timeout = limits.read_timeout;
+        Self { session, ctx, route: None, status: None, code: None, write_timeout, lost: false, broken: false, draining }
     }
 
     /// The request's head.
@@ -44,7 +53,7 @@ impl Downstream {
     }
 
     /// The chain of its route, once known.
-    pub fn chain(&self) -> Option<&crate::chain::Chain> {
+    pub fn chain(&self) -> Option<&Chain> {
         self.route.as_ref().map(|r| &*r.chain)
     }
 
@@ -52,7 +61,7 @@ impl Downstream {
     ///
     /// # Errors
     /// A plugin's rejection.
-    pub async fn admit(&mut self, route: &Route, metrics: &crate::telemetry::Metrics) -> Result<(), Reject> {
+    pub async fn admit(&mut self, route: &Route, metrics: &Metrics) -> Result<(), Reject> {
         let head: &Parts = self.session.req_header();
         route.chain.request(head, &mut self.ctx, metrics).await
     }
@@ -60,25 +69,35 @@ impl Downstream {
     /// Reads the whole body.
     ///
     /// # Errors
-    /// It is over `limit` bytes, by its own word or in fact; it is cut off or malformed; it comes too slowly.
-    pub async fn read_body(&mut self, limit: usize) -> Result<Bytes, Reject> {
+    /// It is over `limits.body`, by its own word or in fact; it is cut off or malformed; it comes too slowly.
+    pub async fn read_body(&mut self, limits: &Limits) -> Result<Bytes, Reject> {
         let declared = self.session.get_header(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-        if declared.is_some_and(|n| n > limit as u64) {
-            return Err(too_large(limit));
+        if declared.is_some_and(|n| n > limits.body as u64) {
+            return Err(too_large(limits.body));
         }
+        let read = tokio::time::timeout(limits.body_deadline, self.read_chunks(limits.body)).await.unwrap_or(Err(BodyError::TooSlow));
+        read.map_err(|error| {
+            if !matches!(error, BodyError::TooLarge) {
+                self.broken = true;
+                self.close_after();
+            }
+            match error {
+                BodyError::TooLarge => too_large(limits.body),
+                BodyError::TooSlow => Reject::new(Code::RequestTimeout, "the body did not arrive in time; send it without pauses"),
+                BodyError::Broken => Reject::new(Code::BadRequest, "the body ended early or its framing is broken"),
+            }
+        })
+    }
+
+    async fn read_chunks(&mut self, most: usize) -> Result<Bytes, BodyError> {
         if self.session.get_header_bytes(header::EXPECT).eq_ignore_ascii_case(b"100-continue") {
-            self.session.write_continue_response().await.map_err(|_| cut_off())?;
+            self.session.write_continue_response().await.map_err(|_| BodyError::Broken)?;
         }
         let mut first = Bytes::new();
         let mut more = BytesMut::new();
-        loop {
-            let chunk = self.session.read_request_body().await.map_err(|e| match e.etype() {
-                ErrorType::ReadTimedout => Reject::new(Code::RequestTimeout, "the body did not arrive in time; send it without pauses"),
-                _ => cut_off(),
-            })?;
-            let Some(chunk) = chunk else { break };
-            if first.len() + more.len() + chunk.len() > limit {
-                return Err(too_large(limit));
+        while let Some(chunk) = self.read_chunk().await? {
+            if first.len() + more.len() + chunk.len() > most {
+                return Err(BodyError::TooLarge);
             }
             if first.is_empty() {
                 first = chunk;
@@ -89,7 +108,16 @@ impl Downstream {
         Ok(if more.is_empty() { first } else { [first, more.freeze()].concat().into() })
     }
 
+    async fn read_chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.session.read_request_body().await.map_err(|e| match e.etype() {
+            ErrorType::ReadTimedout => BodyError::TooSlow,
+            _ => BodyError::Broken,
+        })
+    }
+
     /// Returns when the client has gone, or broken the protocol by sending more than its request; never if it just waits.
+    ///
+    /// A client that closes its sending side counts as gone: on HTTP/1.1 the two look alike.
     pub async fn gone(&mut self) -> Gone {
         match self.session.read_body_or_idle(true).await {
             Err(e) if *e.etype() == ErrorType::ConnectError => Gone::SentMore,
@@ -102,28 +130,56 @@ impl Downstream {
         self.session.set_keepalive(None);
     }
 
-    /// Ends the request and gives the connection back if another may follow on it.
-    pub async fn finish(mut self) -> Option<ReusedHttpStream> {
-        if !self.session.is_body_done() {
-            let linger = async {
-                let mut read = 0;
-                while let Ok(Some(chunk)) = self.session.read_request_body().await {
-                    read += chunk.len();
-                    if read > LINGER_BYTES {
-                        self.session.set_keepalive(None);
-                        break;
-                    }
-                }
-            };
-            if tokio::time::timeout(LINGER, linger).await.is_err() || !self.session.is_body_done() {
-                self.session.shutdown().await;
-                return None;
-            }
+    /// Says with the answer that the connection ends, if the gateway does.
+    pub(crate) fn close_if_draining(&mut self) {
+        if *self.draining.borrow() {
+            self.close_after();
         }
-        let settings = HttpPersistentSettings::for_session(&self.session);
-        let reusable = self.session.finish().await.ok()??;
+    }
+
+    /// Ends the request and gives the connection back if another may follow on it.
+    ///
+    /// It may not where the framing is in doubt: what comes next could be the rest of this request, read as one of its own.
+    pub async fn finish(mut self) -> Option<ReusedHttpStream> {
+        if self.lost {
+            return None;
+        }
+        if !self.broken && !self.session.is_body_done() {
+            let lingered = tokio::time::timeout(LINGER, self.linger()).await;
+            self.broken |= !matches!(lingered, Ok(Ok(()))) || !self.session.is_body_done();
+        }
+        if self.broken {
+            // Sends what is left and a FIN; a client that does not take it is left alone.
+            let _ = tokio::time::timeout(LINGER, self.session.shutdown()).await;
+            return None;
+        }
+        let mut settings = HttpPersistentSettings::for_session(&self.session);
+        settings.set_user_context(Box::new(Reused));
+        let reusable = tokio::time::timeout(self.write_timeout, self.session.finish()).await.ok()?.ok()??;
         Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
     }
+
+    /// Reads on after an early answer, so that the client finds it before the connection is closed.
+    async fn linger(&mut self) -> Result<(), BodyError> {
+        let mut read = 0;
+        while let Some(chunk) = self.read_chunk().await? {
+            read += chunk.len();
+            if read > LINGER_BYTES {
+                return Err(BodyError::TooLarge);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Marks a connection that has served a request before.
+pub(crate) struct Reused;
+
+/// Why a body cannot be had.
+enum BodyError {
+    TooLarge,
+    TooSlow,
+    Broken,
 }
 
 /// Why nobody may read an answer.
@@ -137,8 +193,4 @@ pub enum Gone {
 
 fn too_large(limit: usize) -> Reject {
     Reject::new(Code::BodyTooLarge, format!("the body is over {limit} bytes, the most this gateway takes (`limits.body`)"))
-}
-
-fn cut_off() -> Reject {
-    Reject::new(Code::BadRequest, "the body ended early or its framing is broken")
 }

@@ -31,6 +31,8 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// Requests and turns in flight.
     pub work: TaskTracker,
+    /// Open connections of clients.
+    pub connections: TaskTracker,
     /// The time of day.
     pub clock: Clock,
     /// The label of requests that match no route.
@@ -53,7 +55,8 @@ pub struct Reloaded {
 }
 
 impl Reloaded {
-    fn of(snapshot: &Snapshot) -> Self {
+    /// What a snapshot's reload reports.
+    pub fn of(snapshot: &Snapshot) -> Self {
         let word = |problem: &Option<String>| problem.clone().unwrap_or_else(|| "ok".into());
         Self {
             generation: snapshot.generation,
@@ -72,6 +75,7 @@ impl Gateway {
             lanes: Lanes::new(),
             metrics,
             work: TaskTracker::new(),
+            connections: TaskTracker::new(),
             clock: workshop.clock.clone(),
             no_route: "-".into(),
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -80,11 +84,6 @@ impl Gateway {
             workshop,
             reloading: Mutex::new(()),
         })
-    }
-
-    /// What is in force now, as a reload would have reported it.
-    pub fn current(&self) -> Reloaded {
-        Reloaded::of(&self.snapshot.load())
     }
 
     /// Reads the file again and puts it in force: all of it or, if anything in it is wrong, nothing. A tenant whose script is

@@ -1,6 +1,6 @@
 //! `GET` and `DELETE /v1/history`: a user reads or erases what was said.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use fengda_plugins::api::{Code, Identity, Reject, TurnError, TurnPhase};
 use http::{HeaderValue, Method, StatusCode, header};
@@ -19,6 +19,8 @@ struct Query<'a> {
     session_id: Option<Cow<'a, str>>,
     limit: Option<usize>,
     before: Option<u64>,
+    /// There is a parameter besides `session_id`.
+    other: bool,
 }
 
 /// Serves one request.
@@ -33,9 +35,12 @@ pub async fn serve(snapshot: &Arc<Snapshot>, down: &mut Downstream) -> Result<()
     let uri = down.head().uri.clone();
     let query = parse_query(uri.query().unwrap_or_default())?;
     let method = down.head().method.clone();
+    let patience = snapshot.config.turn_deadline;
     let done = match method {
-        Method::GET => read(phase, &identity, &query, down).await,
-        Method::DELETE => erase(phase, &identity, &query, down).await,
+        Method::GET => read(phase, &identity, &query, down, patience).await,
+        // A mistyped `session_id` must not erase everything.
+        Method::DELETE if query.other => Err(Failed::Rejected(bad("DELETE takes `session_id` and nothing else".into()))),
+        Method::DELETE => erase(phase, &identity, &query, down, patience).await,
         _ => {
             let allow = HeaderValue::from_static("GET, DELETE");
             return Err(Reject::new(Code::MethodNotAllowed, "send a GET or a DELETE").with(header::ALLOW, allow));
@@ -52,7 +57,13 @@ enum Failed {
     Store(&'static str, TurnError),
 }
 
-async fn read(phase: &dyn TurnPhase, identity: &Identity, query: &Query<'_>, down: &mut Downstream) -> Result<(), Failed> {
+async fn read(
+    phase: &dyn TurnPhase,
+    identity: &Identity,
+    query: &Query<'_>,
+    down: &mut Downstream,
+    patience: Duration,
+) -> Result<(), Failed> {
     #[derive(Serialize)]
     struct Body<'a> {
         session_id: &'a str,
@@ -62,7 +73,7 @@ async fn read(phase: &dyn TurnPhase, identity: &Identity, query: &Query<'_>, dow
     }
     let session_id = query.session_id.as_deref().unwrap_or(DEFAULT_SESSION);
     let key = identity.user.session(session_id).map_err(|e| Failed::Rejected(bad(format!("`session_id` {e}"))))?;
-    let state = phase.history(&key).await.map_err(|e| Failed::Store("history", e))?;
+    let state = in_time(patience, phase.history(&key)).await.map_err(|e| Failed::Store("history", e))?;
     let older = query.before.map_or(state.turns.len(), |before| state.turns.partition_point(|t| t.seq < before));
     let from = query.limit.map_or(0, |limit| older.saturating_sub(limit));
     // A client that is gone cannot be told.
@@ -70,17 +81,27 @@ async fn read(phase: &dyn TurnPhase, identity: &Identity, query: &Query<'_>, dow
     Ok(())
 }
 
-async fn erase(phase: &dyn TurnPhase, identity: &Identity, query: &Query<'_>, down: &mut Downstream) -> Result<(), Failed> {
+async fn erase(
+    phase: &dyn TurnPhase,
+    identity: &Identity,
+    query: &Query<'_>,
+    down: &mut Downstream,
+    patience: Duration,
+) -> Result<(), Failed> {
     let erased = match &query.session_id {
         Some(id) => {
             let key = identity.user.session(id).map_err(|e| Failed::Rejected(bad(format!("`session_id` {e}"))))?;
-            phase.erase_session(&key).await
+            in_time(patience, phase.erase_session(&key)).await
         }
-        None => phase.erase_user(&identity.user).await,
+        None => in_time(patience, phase.erase_user(&identity.user)).await,
     };
     erased.map_err(|e| Failed::Store("erase", e))?;
     let _ = down.no_content().await;
     Ok(())
+}
+
+async fn in_time<T>(patience: Duration, step: impl Future<Output = Result<T, TurnError>>) -> Result<T, TurnError> {
+    tokio::time::timeout(patience, step).await.unwrap_or_else(|_| Err(TurnError::Unavailable("no answer in time".into())))
 }
 
 fn store_failed(down: &Downstream, step: &str, error: &TurnError) -> Reject {
@@ -101,6 +122,7 @@ fn bad(message: String) -> Reject {
 fn parse_query(query: &str) -> Result<Query<'_>, Reject> {
     let mut parsed = Query::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        parsed.other |= name != "session_id";
         match &*name {
             "session_id" => parsed.session_id = Some(value),
             "limit" => {
@@ -142,7 +164,7 @@ mod tests {
     #[test]
     fn query_strings_are_decoded_and_bad_numbers_refused() {
         let parsed = parse_query("session_id=web%3A%E4%B8%80&limit=5&before=9&other=1").unwrap();
-        assert_eq!(parsed, Query { session_id: Some("web:一".into()), limit: Some(5), before: Some(9) });
+        assert_eq!(parsed, Query { session_id: Some("web:一".into()), limit: Some(5), before: Some(9), other: true });
         for bad in ["limit=0", "limit=1001", "limit=x", "before=-1"] {
             assert_eq!(parse_query(bad).unwrap_err().code, Code::BadRequest, "{bad}");
         }

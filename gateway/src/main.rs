@@ -8,9 +8,10 @@ use fengda::{
     config::Config,
     registry,
     server::{self, Options},
+    telemetry::logger,
 };
 use fengda_plugins::api::Clock;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -78,30 +79,56 @@ fn main() -> ExitCode {
 }
 
 fn run(config: PathBuf) -> Result<()> {
+    logger::log_panics();
+    // Before anything else, so that a signal during the start is not lost.
+    let signals = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime can be made")?;
+    let entered = signals.enter();
+    let mut received = Signals::listen().context("signals cannot be received")?;
+    drop(entered);
     let running = server::start(Options::new(config))?;
-    let gateway = running.gateway.clone();
-    let control = running.control().clone();
-    control
-        .block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut hangup = signal(SignalKind::hangup())?;
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => return Ok(()),
-                    _ = interrupt.recv() => return Ok(()),
-                    _ = hangup.recv() => {
-                        let gateway = gateway.clone();
-                        // Its outcome is logged; the caller of kill(1) gets none.
-                        drop(tokio::task::spawn_blocking(move || drop(gateway.reload())));
-                    }
-                }
-            }
-        })
-        .map_err(|e: std::io::Error| anyhow::anyhow!("signals cannot be received: {e}"))?;
+    signals.block_on(async {
+        while received.next().await == Signal::Reload {
+            let gateway = running.gateway.clone();
+            // Its outcome is logged; the caller of kill(1) gets none.
+            drop(tokio::task::spawn_blocking(move || drop(gateway.reload())));
+        }
+    });
+    std::thread::spawn(move || {
+        signals.block_on(async { while received.next().await == Signal::Reload {} });
+        eprintln!("fengda: asked a second time to stop, leaving turns in flight");
+        std::process::exit(1);
+    });
     match running.stop() {
         0 => Ok(()),
         n => bail!("{n} requests or turns did not finish within `shutdown.grace` and were abandoned"),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Reload,
+    Stop,
+}
+
+/// SIGHUP reloads, SIGTERM and SIGINT stop.
+struct Signals {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hangup: unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let [terminate, interrupt, hangup] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(unix::signal);
+        Ok(Self { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.hangup.recv() => Signal::Reload,
+        }
     }
 }
 

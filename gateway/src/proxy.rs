@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use fengda_plugins::api::{Code, Reject, RequestCtx, RequestId, Summary, TraceParent};
 use http::StatusCode;
 use pingora_core::{
+    ErrorType,
     apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
     protocols::{Stream, http::ServerSession},
     server::ShutdownWatch,
@@ -25,6 +26,8 @@ use crate::{
     telemetry::{Event, logger},
 };
 
+/// How long connections without a request are kept when the gateway drains. Clients' requests that crossed the signal are still served.
+pub(crate) const LAST_CALL: Duration = Duration::from_millis(100);
 /// How long an HTTP/2 connection without a stream is kept.
 const H2_IDLE: Duration = Duration::from_secs(60);
 
@@ -46,22 +49,34 @@ impl Public {
 #[async_trait]
 impl ServerApp for Public {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let _open = self.http1.gateway.connections.token();
+        let (keepalive, header_deadline) = {
+            let limits = &self.http1.gateway.snapshot.load().config.limits;
+            (limits.keepalive, limits.header_deadline)
+        };
         // No method of HTTP/1.1 is called PRI (RFC 9113, section 3.4), and no request of it is shorter.
         let mut first = [0; 3];
-        let patience = self.http1.gateway.snapshot.load().config.limits.read_timeout;
-        let mut draining = shutdown.clone();
         let read = tokio::select! {
             biased;
-            read = tokio::time::timeout(patience, stream.try_peek(&mut first)) => read,
+            read = tokio::time::timeout(keepalive, stream.try_peek(&mut first)) => read,
             // A connection that was opened ahead of time is closed when the gateway drains.
-            _ = draining.wait_for(|s| *s) => return None,
+            () = last_call(shutdown) => return None,
         };
-        if !matches!(read, Ok(Ok(_))) {
-            return None;
+        read.ok()?.ok()?;
+        if &first != b"PRI" {
+            return self.http1.process_new(stream, shutdown).await;
         }
-        let proxy = if &first == b"PRI" { &self.http2 } else { &self.http1 };
-        proxy.process_new(stream, shutdown).await
+        // Pingora looks at the whole preface again, and would wait for it for ever.
+        tokio::time::timeout(header_deadline, stream.try_peek(&mut [0; 24])).await.ok()?.ok()?;
+        self.http2.process_new(stream, shutdown).await
     }
+}
+
+/// Returns when a connection without a request is to be closed because the gateway drains: not at once, for a request may be on its way.
+async fn last_call(shutdown: &ShutdownWatch) {
+    // The sender lives as long as the gateway; without it there is nothing left to wait for.
+    let _ = shutdown.clone().wait_for(|s| *s).await;
+    tokio::time::sleep(LAST_CALL).await;
 }
 
 /// Serves the requests of connections of one protocol.
@@ -168,35 +183,32 @@ fn check_head(down: &mut Downstream, limits: &Limits) -> Result<(), Reject> {
 impl HttpServerApp for Proxy {
     async fn process_new_http(self: &Arc<Self>, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
         let gateway = &self.gateway;
-        {
-            let limits = &gateway.snapshot.load().config.limits;
-            session.set_read_timeout(Some(limits.read_timeout));
-            session.set_write_timeout(Some(limits.read_timeout));
-            session.set_keepalive(Some(limits.keepalive.as_secs().max(1)));
-        }
-        let mut shutdown = shutdown.clone();
+        let limits = gateway.snapshot.load().config.limits.clone();
+        session.set_read_timeout(Some(limits.read_timeout));
+        session.set_keepalive(Some(limits.keepalive.as_secs().max(1)));
+        // The first bytes of a connection's first request are there already.
+        let reused = session.take_connection_user_context().is_some();
+        let idle = if reused { limits.keepalive } else { Duration::ZERO };
         let read = tokio::select! {
             biased;
-            read = session.read_request() => read,
-            // An idle connection is closed at once when the gateway drains; a request that has begun is served.
-            _ = shutdown.wait_for(|s| *s) => return None,
+            read = tokio::time::timeout(idle + limits.header_deadline, session.read_request()) => read,
+            () = last_call(shutdown) => return None,
         };
         match read {
-            Ok(true) => {}
-            Ok(false) => return None,
-            Err(_) => {
-                respond::refuse_unparsable(&mut session, RequestId::random().as_str()).await;
+            Ok(Ok(true)) => {}
+            Ok(Err(e)) if *e.etype() == ErrorType::InvalidHTTPHeader => {
+                let status = respond::refuse_unparsable(&mut session, &RequestId::random(), limits.read_timeout).await;
+                gateway.metrics.requests.with_label_values(&["-", "-", status.as_str()]).inc();
                 return None;
             }
+            // Gone, or too slow to be waited for.
+            _ => return None,
         }
         let _in_flight = gateway.work.token();
         let begun = Instant::now();
         let snapshot = gateway.snapshot.load_full();
         let ctx = self.context_of(&session);
-        let mut down = Downstream::new(session, ctx);
-        if *shutdown.borrow() {
-            down.close_after();
-        }
+        let mut down = Downstream::new(session, ctx, &limits, shutdown.clone());
         self.serve(&mut down, &snapshot).await;
         self.note(&down, &snapshot, begun);
         down.finish().await

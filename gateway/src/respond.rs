@@ -1,7 +1,9 @@
 //! The only writer of responses that are made here: one place that knows status, headers and the error format.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use fengda_plugins::api::{Code, Reject, Text};
+use fengda_plugins::api::{Code, Reject, RequestId, Text};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
@@ -11,6 +13,8 @@ use crate::downstream::Downstream;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// What customers say is not for anybody's cache.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// The client cannot be written to any more. There is nobody to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +42,7 @@ impl Downstream {
     /// Answers with JSON.
     pub async fn json(&mut self, status: StatusCode, body: &impl Serialize) -> Result<(), Unwritable> {
         let body = serde_json::to_vec(body).expect("answers are plain maps with string keys");
-        self.whole(status, &[(header::CONTENT_TYPE, JSON)], body.into()).await
+        self.whole(status, &[(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, NO_STORE)], body.into()).await
     }
 
     /// Answers without a body.
@@ -62,15 +66,29 @@ impl Downstream {
         }
         // A short rest of the request is read after the answer, so that the connection can be used again.
         self.session.set_close_on_response_before_downstream_finish(false);
-        if self.session.write_response_header(Box::new(head)).await.is_err() {
-            return Err(Unwritable);
-        }
-        self.session.write_response_body(body, true).await.map_err(|_| Unwritable)
+        self.write_head(head).await?;
+        self.write(body, true).await
+    }
+
+    async fn write_head(&mut self, head: ResponseHeader) -> Result<(), Unwritable> {
+        let written = tokio::time::timeout(self.write_timeout, self.session.write_response_header(Box::new(head))).await;
+        self.note(written)
+    }
+
+    async fn write(&mut self, body: Bytes, end: bool) -> Result<(), Unwritable> {
+        let written = tokio::time::timeout(self.write_timeout, self.session.write_response_body(body, end)).await;
+        self.note(written)
+    }
+
+    fn note<E>(&mut self, written: Result<pingora_core::Result<()>, E>) -> Result<(), Unwritable> {
+        self.lost |= !matches!(written, Ok(Ok(())));
+        if self.lost { Err(Unwritable) } else { Ok(()) }
     }
 
     /// The response's head, with what the chain's plugins add.
     fn head_of(&mut self, status: StatusCode, headers: &[(HeaderName, HeaderValue)]) -> ResponseHeader {
         self.status = Some(status);
+        self.close_if_draining();
         let mut all = HeaderMap::with_capacity(headers.len() + 8);
         all.insert(REQUEST_ID, HeaderValue::from_str(self.ctx.request_id.as_str()).expect("a request id is plain ASCII"));
         all.extend(headers.iter().cloned());
@@ -90,7 +108,7 @@ impl Downstream {
             StatusCode::OK,
             &[
                 (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+                (header::CACHE_CONTROL, NO_STORE),
                 // Asks proxies such as nginx not to collect the events.
                 (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
             ],
@@ -99,7 +117,7 @@ impl Downstream {
             let chunked = HeaderValue::from_static("chunked");
             head.insert_header(header::TRANSFER_ENCODING, chunked).expect("a constant is a valid value");
         }
-        self.session.write_response_header(Box::new(head)).await.map_err(|_| Unwritable)
+        self.write_head(head).await
     }
 
     /// Sends a piece of the answer: `event: delta`, `{"text"}`.
@@ -119,7 +137,7 @@ impl Downstream {
         out.extend_from_slice(b"\ndata: ");
         serde_json::to_writer(&mut out, data).expect("events are plain maps with string keys, and a Vec takes all bytes");
         out.extend_from_slice(b"\n\n");
-        self.session.write_response_body(out.into(), false).await.map_err(|_| Unwritable)
+        self.write(out.into(), false).await
     }
 
     /// Sends an error as the last event of a stream.
@@ -132,26 +150,29 @@ impl Downstream {
 
     /// Sends a comment, so that nobody on the way takes the stream for dead.
     pub async fn heartbeat(&mut self) -> Result<(), Unwritable> {
-        self.session.write_response_body(Bytes::from_static(b": still here\n\n"), false).await.map_err(|_| Unwritable)
+        self.write(Bytes::from_static(b": still here\n\n"), false).await
     }
 
     /// Ends a stream.
     pub async fn end_events(&mut self) -> Result<(), Unwritable> {
-        self.session.write_response_body(Bytes::new(), true).await.map_err(|_| Unwritable)
+        self.write(Bytes::new(), true).await
     }
 }
 
-/// Answers what could not even be parsed as a request; the connection is closed after it.
-pub async fn refuse_unparsable(session: &mut ServerSession, ctx_id: &str) {
+/// Answers what could not even be parsed as a request; the connection is closed after it. Returns the status.
+pub async fn refuse_unparsable(session: &mut ServerSession, request_id: &RequestId, write_timeout: Duration) -> StatusCode {
     let reject = Reject::new(Code::BadRequest, "this is not an HTTP request that can be read: malformed, or over 256 header fields");
-    let body = error_json(&reject, ctx_id);
-    let mut head = ResponseHeader::build(reject.code.status(), Some(4)).expect("a StatusCode is a valid status");
-    for (name, value) in [(header::CONTENT_TYPE, JSON), (header::CONTENT_LENGTH, HeaderValue::from(body.len()))] {
-        head.insert_header(name, value).expect("constants and numbers are valid values");
+    let body = error_json(&reject, request_id.as_str());
+    let status = reject.code.status();
+    let mut head = ResponseHeader::build(status, Some(5)).expect("a StatusCode is a valid status");
+    let id = HeaderValue::from_str(request_id.as_str()).expect("a request id is plain ASCII");
+    for (name, value) in [(REQUEST_ID, id), (header::CONTENT_TYPE, JSON), (header::CONTENT_LENGTH, HeaderValue::from(body.len()))] {
+        head.insert_header(name, value).expect("constants, ids and numbers are valid values");
     }
     session.set_keepalive(None);
     // The client may be gone; then there is nobody to tell.
-    let _ = session.write_error_response(head, body).await;
+    let _ = tokio::time::timeout(write_timeout, session.write_error_response(head, body)).await;
+    status
 }
 
 /// Answers a client of the admin listener.

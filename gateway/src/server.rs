@@ -19,20 +19,20 @@ use pingora_core::{
     server::{Fds, ListenFds},
     services::{Service as _, listening::Service},
 };
-use tokio::{
-    runtime::{Builder, Handle},
-    sync::watch,
-};
+use tokio::{runtime::Builder, sync::watch};
 
 use crate::{
     admin::Admin,
     config::{self, Config, Diagnostics},
     gateway::{Environment, Gateway},
-    proxy::Public,
+    proxy::{LAST_CALL, Public},
     registry,
     snapshot::{Snapshot, Workshop},
     telemetry::{Event, Metrics, Sink, logger},
 };
+
+/// How long a thread lives on after its last request, for answers that are still on their way out.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// How to run a gateway.
 pub struct Options {
@@ -126,20 +126,18 @@ pub fn start(options: Options) -> Result<Running, StartError> {
 }
 
 impl Running {
-    /// Where signals and other work apart from serving may run.
-    pub fn control(&self) -> &Handle {
-        self.control.handle()
-    }
-
     /// Stops accepting, lets requests and turns in flight finish for at most the configured grace, and ends all threads.
     /// Returns how many were abandoned.
     pub fn stop(self) -> usize {
         let grace = self.gateway.snapshot.load().config.shutdown_grace;
-        let work = self.gateway.work.clone();
+        let (work, connections) = (self.gateway.work.clone(), self.gateway.connections.clone());
         logger::emit(&Event::Draining { in_flight: work.len() });
         self.stop_serving.send_replace(true);
-        work.close();
         let abandoned = self.control.block_on(async {
+            // Requests that crossed the signal on their connections are still taken.
+            connections.close();
+            let _ = tokio::time::timeout(LAST_CALL, connections.wait()).await;
+            work.close();
             // The health endpoints go on answering until the last turn is done.
             let drained = tokio::time::timeout(grace, work.wait()).await.is_ok();
             if let Err(error) = self.context.flush().await {
@@ -210,6 +208,8 @@ fn spawn_serving_thread(
             listen(format!("serve-{index}"), Public::new(&gateway), socket, stop).await;
             // Requests in flight are tasks of this runtime: it lives until they are done.
             let _ = end.wait_for(|e| *e).await;
+            // What HTTP/2 connections have queued is written by tasks of their own.
+            tokio::time::sleep(LAST_WORDS).await;
         });
         runtime.shutdown_timeout(Duration::from_millis(100));
     })

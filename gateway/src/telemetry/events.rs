@@ -96,6 +96,13 @@ pub enum Event<'a> {
         /// What its users get meanwhile.
         serving: &'a str,
     },
+    /// A fault of ours: the request or turn it happened in is lost, others go on.
+    Panicked {
+        /// File, line and column of our code.
+        at: &'a str,
+        /// The thread's name.
+        thread: &'a str,
+    },
     /// Asked to stop: no new connections, turns in flight finish.
     Draining {
         /// Requests and turns in flight.
@@ -112,7 +119,7 @@ impl Event<'_> {
     /// How much it matters.
     pub fn level(&self) -> Level {
         match self {
-            Self::ContextFailed { .. } | Self::ReloadRefused { .. } | Self::FlowRefused { .. } => Level::Error,
+            Self::Panicked { .. } | Self::ContextFailed { .. } | Self::ReloadRefused { .. } | Self::FlowRefused { .. } => Level::Error,
             Self::FlowFailed { .. } | Self::Gap { .. } => Level::Warn,
             _ => Level::Info,
         }

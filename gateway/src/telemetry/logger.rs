@@ -36,6 +36,17 @@ pub fn init(level: LevelFilter) {
     let _ = log::set_logger(logger);
 }
 
+/// Logs where a panic happened instead of its message, which may quote a customer's words.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map_or_else(|| "somewhere".to_owned(), ToString::to_string);
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        emit(&Event::Panicked { at: &at, thread: &thread });
+        // The process may be about to end.
+        Sink::flush();
+    }));
+}
+
 /// Logs one of our events, if its level is on.
 pub fn emit(event: &Event<'_>) {
     let Some(logger) = LOGGER.get() else { return };

@@ -20,8 +20,10 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// Seconds from the head read to the last byte written, by route and tenant.
     pub request_seconds: HistogramVec,
-    /// Requests being served.
+    /// Requests and turns in flight; set at each scrape.
     pub in_flight: IntGauge,
+    /// Open connections of clients; set at each scrape.
+    pub connections: IntGauge,
     /// Requests a plugin rejected, by plugin and error code.
     pub rejected: IntCounterVec,
     /// Turns by tenant and outcome.
@@ -64,7 +66,8 @@ impl Metrics {
                 &LATENCY,
                 &["route", "tenant"],
             ),
-            in_flight: add(&registry, IntGauge::new("fengda_requests_in_flight", "Requests being served.")),
+            in_flight: add(&registry, IntGauge::new("fengda_in_flight", "Requests and turns in flight.")),
+            connections: add(&registry, IntGauge::new("fengda_connections", "Open connections of clients.")),
             rejected: counter("fengda_plugin_rejections_total", "Requests a plugin rejected.", &["plugin", "code"]),
             turns: counter("fengda_turns_total", "Turns by outcome.", &["tenant", "outcome"]),
             flow_seconds: seconds("fengda_flow_duration_seconds", "Time a flow ran, without its waits.", &SHORT, &["tenant"]),

@@ -23,7 +23,7 @@ pub(super) struct Effects<'a> {
 }
 
 /// An answer that the script got hold of.
-enum Opened {
+pub(super) enum Opened {
     Open(Box<Answering>),
     Read(Result<Text, AnswerError>),
 }
@@ -41,12 +41,9 @@ impl<'a> Effects<'a> {
         }
     }
 
-    /// Gives up an answer that the script returned, so that it can be streamed. `None` if it was read already: then its text is there.
-    pub(super) fn take(&mut self, id: AnswerId) -> Result<Box<Answering>, Result<Text, AnswerError>> {
-        match std::mem::replace(self.slot(id), Opened::Read(Err(AnswerError::UpstreamFailed))) {
-            Opened::Open(answering) => Ok(answering),
-            Opened::Read(text) => Err(text),
-        }
+    /// Gives up an answer that the script returned: open, so that it can be streamed, unless the script has read it.
+    pub(super) fn take(&mut self, id: AnswerId) -> Opened {
+        std::mem::replace(self.slot(id), Opened::Read(Err(AnswerError::UpstreamFailed)))
     }
 
     async fn ask(&mut self, query: &Text, history: bool) -> Result<AnswerId, AnswerError> {

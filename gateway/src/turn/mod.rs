@@ -133,7 +133,7 @@ impl Drop for Started {
 }
 
 /// Where a turn runs: what its route and tenant give it.
-pub struct Place<'a> {
+pub struct Setup<'a> {
     /// The gateway.
     pub gateway: &'a Arc<Gateway>,
     /// The configuration the request began with.
@@ -150,8 +150,8 @@ pub struct Place<'a> {
 ///
 /// # Errors
 /// The session's queue is full, or the id is in it with another question.
-pub fn start(place: &Place<'_>, message: Message) -> Result<Started, Refused> {
-    let Place { gateway, snapshot, chain, tenant, upstream } = place;
+pub fn start(setup: &Setup<'_>, message: Message) -> Result<Started, Refused> {
+    let Setup { gateway, snapshot, chain, tenant, upstream } = setup;
     let lane = match gateway.lanes.enter(&message.key, &message.message_id, &message.q, snapshot.config.limits.session_queue) {
         Ok(Entry::Lead(lane)) => lane,
         Ok(Entry::Join(outcome)) => {

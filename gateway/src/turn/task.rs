@@ -8,7 +8,11 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{Answer, Message, Outcome, Refused, effects::Effects, lanes};
+use super::{
+    Answer, Message, Outcome, Refused,
+    effects::{Effects, Opened},
+    lanes,
+};
 use crate::{
     flow::{End, Input, Reply, Resume, Run, ScriptError, Step},
     gateway::Gateway,
@@ -19,6 +23,10 @@ use crate::{
 
 /// How long a commit may take, beyond the turn's deadline if need be: the answer is there and ought not to be lost.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a commit is tried.
+const COMMIT_TRIES: u32 = 2;
+/// The pause before it is tried again.
+const COMMIT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Task {
     gateway: Arc<Gateway>,
@@ -55,24 +63,24 @@ impl Task {
 
     pub(super) async fn run(mut self, mut lane: lanes::Place<Outcome>) {
         let counted = Counted(Some(self.tenant.clone()));
-        let outcome = match timeout_at(self.deadline, lane.wait()).await {
+        let (outcome, ended) = match timeout_at(self.deadline, lane.wait()).await {
             Ok(()) => self.take_turn().await,
-            Err(_) => Outcome::Refused(Refused::InProgress),
+            Err(_) => refuse(Refused::InProgress),
         };
-        counted.count(&outcome);
+        counted.count(ended);
         lane.finish(outcome);
     }
 
-    async fn take_turn(&mut self) -> Outcome {
+    async fn take_turn(&mut self) -> (Outcome, Ended) {
         let chain = self.caller.chain.clone();
         let phase = chain.turn_phase().expect("a flow route without such a plugin is refused by the configuration");
         match self.begin(phase).await {
-            Ok(Begin::Answered(turn)) => Outcome::Answered(Arc::new(Answer::from(&*turn))),
+            Ok(Begin::Answered(turn)) => (Outcome::Answered(Arc::new(Answer::from(&*turn))), Ended::Repeated),
             Ok(Begin::Run(begun)) => {
                 let held = Held { phase, begun: Some(begun) };
                 self.run_and_commit(held).await
             }
-            Err(error) => Outcome::Refused(match error {
+            Err(error) => refuse(match error {
                 TurnError::InProgress | TurnError::ClaimLost => Refused::InProgress,
                 TurnError::MessageIdReused => Refused::MessageIdReused,
                 TurnError::Corrupt(_) => self.store_failed("begin", &error, Refused::ContextDamaged),
@@ -84,7 +92,7 @@ impl Task {
     async fn begin(&self, phase: &dyn TurnPhase) -> Result<Begin, TurnError> {
         let _timer = self.gateway.metrics.store_seconds.with_label_values(&["begin"]).start_timer();
         let lifetime = if self.message.stream { self.caller.upstream.stream_timeout() } else { Duration::ZERO };
-        let left = self.deadline.saturating_duration_since(Instant::now()) + lifetime + COMMIT_TIMEOUT;
+        let left = self.deadline.saturating_duration_since(Instant::now()) + lifetime + COMMIT_TRIES * (COMMIT_TIMEOUT + COMMIT_PAUSE);
         let turn = BeginTurn {
             key: &self.message.key,
             message_id: &self.message.message_id,
@@ -97,60 +105,63 @@ impl Task {
             .unwrap_or(Err(TurnError::Unavailable("no answer within the turn's deadline".into())))
     }
 
-    async fn run_and_commit(&mut self, held: Held<'_>) -> Outcome {
+    async fn run_and_commit(&mut self, held: Held<'_>) -> (Outcome, Ended) {
         let begun = held.begun();
         if begun.gap {
             self.note_gap(begun);
         }
-        let ran = match timeout_at(self.deadline, self.script(begun)).await {
-            Ok(Ok((reply, ending))) => self.read(reply, ending).await,
-            Ok(Err(ScriptFailed)) => Ran::Failed,
-            Err(_) => Ran::Fallback(None),
+        let seq = begun.state.seq;
+        let ran = match self.script(begun).await {
+            Ok(Some((reply, ending))) => self.read(reply, ending).await,
+            Ok(None) => Ran::Fallback(None),
+            Err(ScriptFailed) => Ran::Failed,
         };
         let (reply, text, fallback) = match ran {
             Ran::Replied(reply, text) => (Some(reply), text, false),
             Ran::Fallback(reply) => (reply, self.tenant.busy.clone(), true),
             Ran::Failed => {
-                let seq = begun.state.seq;
-                return Outcome::Answered(Arc::new(Answer {
-                    text: self.tenant.busy.clone(),
-                    seq,
-                    fallback: true,
-                    stored: false,
-                    handoff: false,
-                }));
+                let answer = Answer { text: self.tenant.busy.clone(), seq, fallback: true, stored: false, handoff: false };
+                return (Outcome::Answered(Arc::new(answer)), Ended::FlowFailed);
             }
-            Ran::Broken => return Outcome::Refused(Refused::BrokenStream),
+            Ran::Broken => return refuse(Refused::BrokenStream),
         };
         let (handoff, slots, user_slots) = reply.map_or_else(Default::default, |r| (r.handoff, r.slots, r.user_slots));
         let Message { message_id, q, .. } = &self.message;
         let commit = Commit { message_id: message_id.clone(), q: q.clone(), a: text.clone(), fallback, handoff, slots, user_slots };
-        let seq = begun.state.seq;
-        Outcome::Answered(Arc::new(match self.commit(held, commit).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                self.store_failed("commit", &error, Refused::ContextUnavailable);
-                Answer { text, seq, fallback, stored: false, handoff }
-            }
-        }))
+        let answer = self.commit(held, commit).await.unwrap_or(Answer { text, seq, fallback, stored: false, handoff });
+        (Outcome::Answered(Arc::new(answer)), if fallback { Ended::Fallback } else { Ended::Answered })
     }
 
-    async fn commit(&self, held: Held<'_>, commit: Commit) -> Result<Answer, TurnError> {
+    /// Commits the turn. That a commit was not answered in time does not say that it was not done, so it is tried again: the store
+    /// knows a turn that it has. Without a commit the answer still goes out, and says so.
+    async fn commit(&self, held: Held<'_>, commit: Commit) -> Option<Answer> {
         let _timer = self.gateway.metrics.store_seconds.with_label_values(&["commit"]).start_timer();
-        let committed = timeout(COMMIT_TIMEOUT, held.phase.commit(held.begun(), commit)).await;
-        match committed {
-            Ok(Ok(committed)) => {
-                held.spent();
-                Ok(Answer::from(&*committed.turn))
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let committed = timeout(COMMIT_TIMEOUT, held.phase.commit(held.begun(), commit.clone())).await;
+            match committed.unwrap_or_else(|_| Err(TurnError::Unavailable("no answer to a commit in time".into()))) {
+                Ok(committed) => {
+                    held.spent();
+                    return Some(Answer::from(&*committed.turn));
+                }
+                Err(TurnError::Unavailable(_)) if tries < COMMIT_TRIES => tokio::time::sleep(COMMIT_PAUSE).await,
+                // The session was erased meanwhile, as its user wished.
+                Err(TurnError::ClaimLost) => return None,
+                Err(error) => {
+                    self.store_failed("commit", &error, Refused::ContextUnavailable);
+                    return None;
+                }
             }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(TurnError::Unavailable("no answer to a commit in time; the turn may or may not be stored".into())),
         }
     }
 
-    /// Runs the script to its end.
-    async fn script(&self, begun: &Begun) -> Result<(Reply, Ending), ScriptFailed> {
-        let Some(script) = self.tenant.script.clone() else { return Err(ScriptFailed) };
+    /// Runs the script to its end; `None` if the turn's time is up before.
+    async fn script(&self, begun: &Begun) -> Result<Option<(Reply, Ending)>, ScriptFailed> {
+        let Some(script) = self.tenant.script.clone() else {
+            self.gateway.metrics.flow_failures.with_label_values(&[self.tenant.tenant.name(), "no_script"]).inc();
+            return Err(ScriptFailed);
+        };
         let mut run = Run::start(Input {
             script,
             limits: self.tenant.limits,
@@ -164,26 +175,30 @@ impl Task {
             now: self.gateway.clock.now(),
         });
         let mut effects = Effects::new(&self.caller, &self.message, &begun.state, self.deadline);
-        let mut resume = Resume::Start;
         let mut in_script = Duration::ZERO;
-        let step = loop {
-            let resumed = Instant::now();
-            let step = run.resume(resume).await;
-            in_script += resumed.elapsed();
-            match step {
-                Step::Effect(effect) => resume = effects.perform(effect).await,
-                end => break end,
+        let ended = timeout_at(self.deadline, async {
+            let mut resume = Resume::Start;
+            loop {
+                let resumed = Instant::now();
+                let step = run.resume(resume).await;
+                in_script += resumed.elapsed();
+                match step {
+                    Step::Effect(effect) => resume = effects.perform(effect).await,
+                    Step::Done(reply) => return Ok(reply),
+                    Step::Failed(error) => return Err(error),
+                }
             }
-        };
+        });
+        let ended = ended.await;
         self.tenant.metrics.flow_seconds.observe(in_script.as_secs_f64());
         self.tenant.log_lines(&self.message.request_id, self.gateway.clock.now(), &run.take_logs());
-        match step {
-            Step::Done(reply) => {
+        match ended {
+            Ok(Ok(reply)) => {
                 let ending = Ending::of(&reply, &mut effects);
-                Ok((reply, ending))
+                Ok(Some((reply, ending)))
             }
-            Step::Failed(error) => Err(self.script_failed(&error)),
-            Step::Effect(_) => unreachable!("the loop above performs them"),
+            Ok(Err(error)) => Err(self.script_failed(&error)),
+            Err(_) => Ok(None),
         }
     }
 
@@ -266,9 +281,9 @@ impl Ending {
             End::Fallback => return Self::Fallback,
             End::Text(end) => end.clone(),
             End::Answer(id) => match effects.take(*id) {
-                Ok(answer) => return Self::Answer(text, answer),
-                Err(Ok(read)) => read,
-                Err(Err(_)) => return Self::Fallback,
+                Opened::Open(answer) => return Self::Answer(text, answer),
+                Opened::Read(Ok(read)) => read,
+                Opened::Read(Err(_)) => return Self::Fallback,
             },
         };
         if !reply.said.is_empty() {
@@ -303,18 +318,33 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Counts the turn by its outcome; one that is dropped before it has any was cancelled.
+/// How a turn ended, as it is counted.
+#[derive(Clone, Copy)]
+enum Ended {
+    Answered,
+    Fallback,
+    FlowFailed,
+    Repeated,
+    Refused,
+}
+
+fn refuse(refused: Refused) -> (Outcome, Ended) {
+    (Outcome::Refused(refused), Ended::Refused)
+}
+
+/// Counts the turn by its end; one that is dropped before it has any was cancelled.
 struct Counted(Option<Arc<TenantRuntime>>);
 
 impl Counted {
-    fn count(mut self, outcome: &Outcome) {
+    fn count(mut self, ended: Ended) {
         let Some(tenant) = self.0.take() else { return };
         let metrics = &tenant.metrics;
-        match outcome {
-            Outcome::Answered(answer) if answer.fallback && !answer.stored => metrics.flow_failed.inc(),
-            Outcome::Answered(answer) if answer.fallback => metrics.fallback.inc(),
-            Outcome::Answered(_) => metrics.answered.inc(),
-            Outcome::Refused(_) => metrics.refused.inc(),
+        match ended {
+            Ended::Answered => metrics.answered.inc(),
+            Ended::Fallback => metrics.fallback.inc(),
+            Ended::FlowFailed => metrics.flow_failed.inc(),
+            Ended::Repeated => metrics.repeated.inc(),
+            Ended::Refused => metrics.refused.inc(),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fengda_plugins::api::{Text, Turn};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -27,15 +27,19 @@ use super::{
 };
 use crate::config::AnswerUpstream;
 
+/// How much of an error's body is read, and for how long.
+const ERROR_BODY: usize = 8 << 10;
+const ERROR_BODY_TIME: Duration = Duration::from_millis(20);
+
 pub(super) struct Client {
     config: AnswerUpstream,
-    pools: Vec<Arc<Pool>>,
+    pools: Vec<Pool>,
     next: AtomicUsize,
 }
 
 impl Client {
     pub(super) fn new(config: AnswerUpstream) -> Self {
-        let pool = |e: &crate::config::Endpoint| Arc::new(Pool::new(e.clone(), config.connect_timeout, config.idle_connections));
+        let pool = |e: &crate::config::Endpoint| Pool::new(e.clone(), config.connect_timeout, config.idle_connections);
         Self { pools: config.endpoints.iter().map(pool).collect(), next: AtomicUsize::new(0), config }
     }
 
@@ -47,15 +51,15 @@ impl Client {
         let pool = &self.pools[self.next.fetch_add(1, Ordering::Relaxed) % self.pools.len()];
         let (response, connection) = pool.send(self.request(question, pool)).await?;
         match response.status() {
-            StatusCode::OK if is_event_stream(&response) => self.begin_stream(response, pool.clone()).await,
+            StatusCode::OK if is_event_stream(&response) => self.begin_stream(response).await,
             StatusCode::OK => {
-                let body = self.read_whole(response, connection).await?;
+                let body = read_whole(response, connection, self.config.max_answer).await?;
                 let answer: Answer = serde_json::from_slice(&body).map_err(|_| ModelError::Unreadable("not JSON with a `text`"))?;
                 Ok(Reply::Whole(answer.text))
             }
             status => {
-                // The body says nothing we use; reading a small one lets the connection be used again.
-                let _ = self.read_whole(response, connection).await;
+                // Its body says nothing we use, but if it is there and short, the connection can be used again.
+                let _ = timeout(ERROR_BODY_TIME, read_whole(response, connection, ERROR_BODY)).await;
                 Err(ModelError::Status(status.as_u16()))
             }
         }
@@ -78,21 +82,7 @@ impl Client {
         request.body(Full::new(body.into())).expect("path, authority and ids were checked to be valid in a request")
     }
 
-    async fn read_whole(&self, response: Response<Incoming>, connection: Connection<'_>) -> Result<Bytes, ModelError> {
-        let mut body = response.into_body();
-        let mut whole = Bytes::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|e| ModelError::Broken(e.to_string()))?.into_data() else { continue };
-            if whole.len() + data.len() > self.config.max_answer {
-                return Err(ModelError::Unreadable("longer than max_answer"));
-            }
-            whole = if whole.is_empty() { data } else { [whole, data].concat().into() };
-        }
-        connection.keep();
-        Ok(whole)
-    }
-
-    async fn begin_stream(&self, response: Response<Incoming>, pool: Arc<Pool>) -> Result<Reply, ModelError> {
+    async fn begin_stream(&self, response: Response<Incoming>) -> Result<Reply, ModelError> {
         let mut pieces = Pieces {
             body: response.into_body(),
             reader: SseReader::default(),
@@ -100,12 +90,31 @@ impl Client {
             max: self.config.max_answer,
             idle: self.config.first_token_timeout,
             until: Instant::now() + self.config.total_timeout,
-            _pool: pool,
         };
-        let first = pieces.next().await?.unwrap_or_default();
+        let Some(first) = pieces.next().await? else { return Ok(Reply::Whole(Text::default())) };
         pieces.idle = self.config.idle_timeout;
         Ok(Reply::Stream(first, super::Pieces::Answer(pieces)))
     }
+}
+
+/// Reads a whole body of at most `most` bytes, and keeps the connection for the next request.
+async fn read_whole(response: Response<Incoming>, connection: Connection<'_>, most: usize) -> Result<Bytes, ModelError> {
+    let mut body = response.into_body();
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|e| ModelError::Broken(e.to_string()))?.into_data() else { continue };
+        if first.len() + more.len() + data.len() > most {
+            return Err(ModelError::Unreadable("longer than max_answer"));
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            more.extend_from_slice(&data);
+        }
+    }
+    connection.keep();
+    Ok(if more.is_empty() { first } else { [first, more.freeze()].concat().into() })
 }
 
 fn is_event_stream(response: &Response<Incoming>) -> bool {
@@ -121,7 +130,6 @@ pub(super) struct Pieces {
     max: usize,
     idle: Duration,
     until: Instant,
-    _pool: Arc<Pool>,
 }
 
 impl Pieces {

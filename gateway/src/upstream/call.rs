@@ -42,11 +42,15 @@ impl Caller {
         let mut number = 0;
         loop {
             let mut attempt = Attempt::begin(self, number)?;
-            let until = attempt.timeout.map_or(deadline, |t| deadline.min(begun + t));
-            let result = timeout_at(until, self.upstream.ask(question)).await.unwrap_or(Err(ModelError::TimedOut));
+            let allowed = attempt.timeout.map_or(deadline, |t| begun + t);
+            let until = deadline.min(allowed);
+            let tried = Instant::now();
+            let result = timeout_at(until, self.upstream.ask(question)).await;
             let labels = &[self.tenant.name(), &**self.upstream.name()];
-            self.metrics.upstream_seconds.with_label_values(labels).observe(begun.elapsed().as_secs_f64());
-            let error = match result {
+            self.metrics.upstream_seconds.with_label_values(labels).observe(tried.elapsed().as_secs_f64());
+            // A turn that queued for long leaves its call little time: that the time was too short says nothing of the upstream.
+            let cut_short = result.is_err() && deadline < allowed;
+            let error = match result.unwrap_or(Err(ModelError::TimedOut)) {
                 Ok(Reply::Whole(text)) => {
                     let _ = attempt.settle(CallOutcome::Answered);
                     return Ok(Answering { read: text, rest: None });
@@ -54,7 +58,8 @@ impl Caller {
                 Ok(Reply::Stream(first, pieces)) => return Ok(Answering { read: first, rest: Some((pieces, attempt)) }),
                 Err(error) => error,
             };
-            match attempt.settle(outcome_of(&error)) {
+            let outcome = if cut_short { CallOutcome::Cancelled } else { outcome_of(&error) };
+            match attempt.settle(outcome) {
                 Verdict::Retry(pause) if Instant::now() + pause < until => sleep(pause).await,
                 _ => return Err(error.into()),
             }

@@ -3,7 +3,12 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,13 +20,15 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Semaphore};
 
 use super::ModelError;
 use crate::config::Endpoint;
 
 /// An idle connection older than this is not used: most servers close theirs after 60 s or later.
 const MAX_IDLE: Duration = Duration::from_secs(30);
+/// How long the addresses of a name are used without asking again.
+const REMEMBER: Duration = Duration::from_secs(10);
 /// Every so many returned connections, those idle for too long are closed.
 const SWEEP_EVERY: u32 = 1024;
 
@@ -44,14 +51,54 @@ thread_local! {
 pub(super) struct Pool {
     id: u64,
     endpoint: Endpoint,
+    addresses: Arc<Addresses>,
     connect_timeout: Duration,
     max_idle: usize,
+}
+
+/// Where an endpoint's name leads.
+struct Addresses {
+    host: String,
+    port: u16,
+    found: Mutex<Option<(Arc<[SocketAddr]>, Instant)>>,
+    /// One look-up at a time: a name server that hangs holds one blocking thread for each name, however many calls give up waiting.
+    looking: Arc<Semaphore>,
+}
+
+impl Addresses {
+    async fn get(self: &Arc<Self>) -> io::Result<Arc<[SocketAddr]>> {
+        if let Ok(ip) = self.host.parse::<IpAddr>() {
+            return Ok([SocketAddr::new(ip, self.port)].into());
+        }
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        let turn = self.looking.clone().acquire_owned().await.expect("the semaphore is never closed");
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        let this = self.clone();
+        let looked = tokio::spawn(async move {
+            let _turn = turn;
+            let found: Arc<[SocketAddr]> = tokio::net::lookup_host((this.host.as_str(), this.port)).await?.collect();
+            *this.found.lock().unwrap_or_else(PoisonError::into_inner) = Some((found.clone(), Instant::now()));
+            Ok(found)
+        });
+        looked.await.map_err(io::Error::other)?
+    }
+
+    fn known(&self) -> Option<Arc<[SocketAddr]>> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.as_ref().filter(|(_, at)| at.elapsed() < REMEMBER).map(|(found, _)| found.clone())
+    }
 }
 
 impl Pool {
     pub(super) fn new(endpoint: Endpoint, connect_timeout: Duration, max_idle: usize) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), endpoint, connect_timeout, max_idle }
+        let addresses =
+            Addresses { host: endpoint.host.clone(), port: endpoint.port, found: Mutex::default(), looking: Arc::new(Semaphore::new(1)) };
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), endpoint, addresses: Arc::new(addresses), connect_timeout, max_idle }
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
@@ -79,9 +126,9 @@ impl Pool {
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ModelError> {
         let connect = async {
-            let stream = TcpStream::connect((self.endpoint.host.as_str(), self.endpoint.port)).await?;
+            let stream = TcpStream::connect(&*self.addresses.get().await?).await?;
             stream.set_nodelay(true)?;
-            Ok::<_, std::io::Error>(stream)
+            Ok::<_, io::Error>(stream)
         };
         let stream = match tokio::time::timeout(self.connect_timeout, connect).await {
             Ok(Ok(stream)) => stream,

@@ -1,5 +1,7 @@
 //! Reads server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>) out of chunks that end anywhere.
 
+use bytes::BytesMut;
+
 /// One event: its name (empty if it gave none) and its data lines joined by newlines.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SseEvent {
@@ -10,7 +12,7 @@ pub(super) struct SseEvent {
 /// Collects bytes until an event is whole; the caller bounds what it pushes. Comments, ids and retry times are skipped.
 #[derive(Debug, Default)]
 pub(super) struct SseReader {
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// How far the buffer was searched for the end of a line.
     searched: usize,
     name: String,
@@ -26,39 +28,39 @@ impl SseReader {
 
     /// The next whole event, if there is one.
     pub(super) fn next(&mut self) -> Option<SseEvent> {
-        let mut start = 0;
-        let mut found = None;
-        while let Some(end) = memchr::memchr(b'\n', &self.buffer[self.searched.max(start)..]).map(|i| i + self.searched.max(start)) {
-            let line = self.buffer[start..end].strip_suffix(b"\r").unwrap_or(&self.buffer[start..end]);
-            start = end + 1;
-            if line.is_empty() {
-                if self.has_data {
-                    self.has_data = false;
-                    found = Some(SseEvent { name: std::mem::take(&mut self.name), data: std::mem::take(&mut self.data) });
-                    break;
-                }
+        while let Some(end) = memchr::memchr(b'\n', &self.buffer[self.searched..]) {
+            let line = self.buffer.split_to(self.searched + end + 1);
+            self.searched = 0;
+            let line = &line[..line.len() - 1];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if !line.is_empty() {
+                self.field(line);
+            } else if std::mem::take(&mut self.has_data) {
+                return Some(SseEvent { name: std::mem::take(&mut self.name), data: std::mem::take(&mut self.data) });
+            } else {
                 self.name.clear();
-                continue;
-            }
-            let (field, value) = match memchr::memchr(b':', line) {
-                Some(colon) => (&line[..colon], line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..])),
-                None => (line, &b""[..]),
-            };
-            match field {
-                b"event" => self.name = String::from_utf8_lossy(value).into_owned(),
-                b"data" => {
-                    if self.has_data {
-                        self.data.push(b'\n');
-                    }
-                    self.has_data = true;
-                    self.data.extend_from_slice(value);
-                }
-                _ => {}
             }
         }
-        self.buffer.drain(..start);
-        self.searched = if found.is_some() { 0 } else { self.buffer.len() };
-        found
+        self.searched = self.buffer.len();
+        None
+    }
+
+    fn field(&mut self, line: &[u8]) {
+        let (field, value) = match memchr::memchr(b':', line) {
+            Some(colon) => (&line[..colon], line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..])),
+            None => (line, &b""[..]),
+        };
+        match field {
+            b"event" => self.name = String::from_utf8_lossy(value).into_owned(),
+            b"data" => {
+                if self.has_data {
+                    self.data.push(b'\n');
+                }
+                self.has_data = true;
+                self.data.extend_from_slice(value);
+            }
+            _ => {}
+        }
     }
 }
 

@@ -3,10 +3,12 @@
 use http::{HeaderValue, Request};
 use http_body_util::Full;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     client::{self, Http1},
     harness::{Gateway, Site, post},
+    turns::wait_until,
 };
 
 async fn send(gateway: &Gateway, body: impl Into<bytes::Bytes>) -> client::Reply {
@@ -109,8 +111,49 @@ async fn a_body_over_the_limit_is_refused_by_its_length_and_in_chunks() {
 #[tokio::test]
 async fn a_huge_body_within_the_limit_is_answered() {
     let gateway = Site::new().start();
-    let reply = send(&gateway, json!({ "query": "长".repeat(300_000) }).to_string()).await;
+    let reply = send(&gateway, json!({ "query": "q", "attachments": ["长".repeat(300_000)] }).to_string()).await;
     assert_eq!((reply.status.as_u16(), &reply.json()["seq"]), (200, &json!(1)));
+    let message = send(&gateway, json!({ "query": "长".repeat(6_000) }).to_string()).await.error(413, "body_too_large");
+    assert!(message.contains("`query` is 18000 bytes long, at most 16384"), "{message}");
+}
+
+#[tokio::test]
+async fn what_follows_a_broken_body_is_never_taken_for_a_request() {
+    let gateway = Site::new().start();
+    let token = gateway.token("alpha", "u");
+    let smuggled = format!("GET /v1/history HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {token}\r\n\r\n");
+    for (authorization, status) in [(format!("authorization: Bearer {token}\r\n"), 400), (String::new(), 401)] {
+        let head = format!(
+            "POST /v1/chat HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\n{authorization}transfer-encoding: chunked\r\n\r\n"
+        );
+        let mut stream = tokio::net::TcpStream::connect(gateway.public()).await.unwrap();
+        stream.write_all(format!("{head}ZZ\r\n").as_bytes()).await.unwrap();
+        // Read the answer's first bytes, so that what follows is a request of its own on the wire.
+        let mut first = [0; 12];
+        tokio::time::timeout(client::PATIENCE, stream.read_exact(&mut first)).await.expect("an answer").unwrap();
+        assert_eq!(std::str::from_utf8(&first).unwrap(), format!("HTTP/1.1 {status}"));
+        let _ = stream.write_all(smuggled.as_bytes()).await;
+        let mut rest = Vec::new();
+        // Closed well or reset: either way nothing more was served.
+        let _ = tokio::time::timeout(client::PATIENCE, stream.read_to_end(&mut rest)).await.expect("a closed connection");
+        assert!(!String::from_utf8_lossy(&rest).contains("HTTP/1.1"), "{}", String::from_utf8_lossy(&rest));
+    }
+    assert_eq!(gateway.metric("fengda_requests_total{route=\"/v1/history\",status=\"200\",tenant=\"alpha\"}").await, 0.0);
+}
+
+#[tokio::test]
+async fn heads_and_bodies_that_never_end_are_cut_off() {
+    let gateway = Site::new().extra("limits: { header_deadline: 100ms, body_deadline: 100ms, keepalive: 1s }").start();
+    for begun in ["POST /v1/ch", "PRI", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost:"] {
+        assert_eq!(client::raw(gateway.public(), begun.as_bytes()).await, "", "{begun}");
+    }
+    let token = gateway.token("alpha", "u");
+    let head = format!("POST /v1/chat HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n");
+    let answer = client::raw(gateway.public(), format!("{head}content-length: 50\r\n\r\n{{\"query\"").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"request_timeout\""), "{answer}");
+    let stalled = client::http2_stalled(gateway.public(), gateway.chat("alpha", "u", &json!({}))).await;
+    assert_eq!(stalled, 408);
+    wait_until(|| gateway.running().gateway.work.is_empty()).await;
 }
 
 #[tokio::test]

@@ -99,6 +99,29 @@ pub async fn http2(addr: SocketAddr, mut request: Request<Full<Bytes>>) -> Reply
     collect(answer).await
 }
 
+/// Sends a request's head over HTTP/2 and never its body; returns the status of the answer.
+pub async fn http2_stalled(addr: SocketAddr, request: Request<Full<Bytes>>) -> u16 {
+    struct Never;
+    impl hyper::body::Body for Never {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+            std::task::Poll::Pending
+        }
+    }
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let (mut head, _) = request.into_parts();
+    head.headers.remove("host");
+    head.uri = format!("http://{addr}{}", head.uri.path()).parse().unwrap();
+    let answer = tokio::time::timeout(PATIENCE, sender.send_request(Request::from_parts(head, Never))).await.expect("an answer in time");
+    answer.unwrap().status().as_u16()
+}
+
 /// Sends bytes as they are and reads until the server closes or `PATIENCE` is over.
 pub async fn raw(addr: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();

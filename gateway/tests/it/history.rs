@@ -40,6 +40,9 @@ async fn an_erased_session_is_forgotten_and_its_numbers_go_on() {
     assert_eq!(questions(&gateway.history("GET", "alpha", "u", "?session_id=other").await.json()), ["kept"]);
     let next = gateway.ask("alpha", "u", "fresh").await;
     assert_eq!((&next["seq"], &next["answer"]), (&json!(2), &json!("（演示模型）您说：“fresh”。")));
+    for mistyped in ["?sesion_id=other", "?before=1", "?session_id=other&limit=1"] {
+        gateway.history("DELETE", "alpha", "u", mistyped).await.error(400, "bad_request");
+    }
     // Without an id: everything of the user.
     assert_eq!(gateway.history("DELETE", "alpha", "u", "").await.status, 204);
     assert_eq!(questions(&gateway.history("GET", "alpha", "u", "?session_id=other").await.json()), [""; 0]);

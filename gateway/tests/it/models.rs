@@ -140,6 +140,46 @@ async fn a_streaming_model_serves_clients_that_want_one_answer() {
 }
 
 #[tokio::test]
+async fn a_streamed_answer_may_be_empty() {
+    let model = Model::start().await;
+    let gateway = Site::new().model(&model).start();
+    let (pieces, from) = tokio::sync::mpsc::channel(8);
+    model.plan([Behaviour::Stream(from)]);
+    pieces.send("event: done\ndata: {}\n\n".into()).await.unwrap();
+    let reply = gateway.say("alpha", "u", json!({ "query": "q", "stream": true })).await;
+    assert!(reply.text().contains("\"answer\":\"\",\"seq\":1"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_call_that_its_own_turn_left_no_time_does_not_count_against_the_model() {
+    let model = Model::start().await;
+    let gateway =
+        Site::new().model(&model).breaker("{ failures: 1, timeout: 1500ms, retries: 0 }").extra("turn: { deadline: 100ms }").start();
+    model.plan([Behaviour::Hold(Arc::default())]);
+    assert_eq!(gateway.ask("alpha", "u", "q").await["fallback"], true);
+    assert_eq!(gateway.ask("alpha", "u", "q").await["answer"], "0:q");
+    let cancelled = "fengda_upstream_calls_total{outcome=\"cancelled\",tenant=\"alpha\",upstream=\"model\"}";
+    assert_eq!(gateway.metric(cancelled).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_a_stream_is_let_go() {
+    let model = Model::start().await;
+    let upstream = format!("{{ protocol: answer, endpoints: [\"http://{}\"], max_answer: 64MiB }}", model.addr);
+    let gateway = Site::new().upstream(&upstream).extra("limits: { read_timeout: 200ms }").start();
+    let (pieces, from) = tokio::sync::mpsc::channel(1);
+    model.plan([Behaviour::Stream(from)]);
+    let feed = tokio::spawn(async move { while pieces.send(delta(&"x".repeat(100_000))).await.is_ok() {} });
+    let stalled = super::turns::send_raw(&gateway, "u", &json!({ "query": "q", "stream": true })).await;
+    model.wait_for(1).await;
+    // Its turn had no id, so it is given up with it; nothing of the request stays.
+    feed.await.unwrap();
+    super::turns::wait_until(|| gateway.running().gateway.work.is_empty()).await;
+    drop(stalled);
+    assert_eq!(gateway.ask("alpha", "u", "next").await["seq"], 1);
+}
+
+#[tokio::test]
 async fn an_answer_over_its_limit_is_a_failure() {
     let model = Model::start().await;
     let upstream = format!("{{ protocol: answer, endpoints: [\"http://{}\"], max_answer: 1KiB }}", model.addr);

@@ -97,7 +97,8 @@ async fn sigterm_finishes_what_is_in_flight_and_then_goes_at_once() {
     assert_eq!((ready.status.as_u16(), ready.text()), (503, "draining\n"));
     refuses(public).await;
     release.notify_one();
-    assert_eq!(turn.await.unwrap().json()["answer"], "0:q");
+    let last = turn.await.unwrap();
+    assert_eq!((&last.json()["answer"], &last.headers["connection"]), (&json!("0:q"), &http::HeaderValue::from_static("close")));
     assert_eq!(event(&mut process.log, "stopped").await["abandoned"], 0);
     assert_eq!(process.exit_code().await, Some(0));
     // What was answered is stored.
@@ -131,6 +132,24 @@ async fn a_turn_that_outlives_the_grace_is_abandoned_and_said_so() {
     model.wait_for(1).await;
     process.signal("-TERM");
     assert_ne!(event(&mut process.log, "stopped").await["abandoned"], 0);
+    assert_eq!(process.exit_code().await, Some(1));
+}
+
+#[tokio::test]
+async fn a_second_sigterm_does_not_wait() {
+    let model = Model::start().await;
+    let site = Site::new().model(&model);
+    let mut process = Process::start(&site.write(&site.config())).await;
+    model.plan([Behaviour::Hold(Arc::default())]);
+    let public = process.public;
+    let _turn = tokio::spawn(async move {
+        let mut client = client::Http1::connect(public).await;
+        let _ = client.try_begin(message("alpha", &json!({ "query": "q", "stream": true }))).await;
+    });
+    model.wait_for(1).await;
+    process.signal("-TERM");
+    event(&mut process.log, "draining").await;
+    process.signal("-TERM");
     assert_eq!(process.exit_code().await, Some(1));
 }
 

@@ -179,7 +179,7 @@ async fn leave_as(gateway: &Gateway, user: &str, body: &Value, model: &Model, ca
     drop(stream);
 }
 
-async fn send_raw(gateway: &Gateway, user: &str, body: &Value) -> TcpStream {
+pub async fn send_raw(gateway: &Gateway, user: &str, body: &Value) -> TcpStream {
     let body = body.to_string();
     let head = format!(
         "POST /v1/chat HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{body}",
