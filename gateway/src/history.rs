@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use fengda_plugins::api::{Code, Identity, Reject, TurnError, TurnPhase};
+use fengda_plugins::api::{Code, Reject, SessionKey, SessionState, Turn, TurnError};
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 
@@ -30,74 +30,54 @@ struct Query<'a> {
 pub async fn serve(snapshot: &Arc<Snapshot>, down: &mut Downstream) -> Result<(), Reject> {
     let route = down.route.clone().expect("a target is only reached through its route");
     let phase = route.chain.turn_phase().expect("a history route without such a plugin is refused by the configuration");
-    let identity = down.ctx.identity().ok_or_else(|| Reject::new(Code::Internal, "the route did not authenticate the request"))?.clone();
-    snapshot.tenant(identity.user.tenant())?;
+    let identity = down.ctx.identity().ok_or_else(|| Reject::new(Code::Internal, "the route did not authenticate the request"))?;
+    let user = identity.user.clone();
+    snapshot.tenant(user.tenant())?;
     let uri = down.head().uri.clone();
     let query = parse_query(uri.query().unwrap_or_default())?;
-    let method = down.head().method.clone();
+    let session = |id: &str| user.session(id).map_err(|e| bad(format!("`session_id` {e}")));
     let patience = snapshot.config.turn_deadline;
-    let done = match method {
-        Method::GET => read(phase, &identity, &query, down, patience).await,
+    let method = down.head().method.clone();
+    // A client that is gone cannot be told what was done.
+    let _ = match (method, &query.session_id) {
+        (Method::GET, id) => {
+            let key = session(id.as_deref().unwrap_or(DEFAULT_SESSION))?;
+            let state = in_time(patience, phase.history(&key)).await.map_err(|e| store_failed(down, "history", &e))?;
+            down.json(StatusCode::OK, &Body::of(&key, &state, &query)).await
+        }
         // A mistyped `session_id` must not erase everything.
-        Method::DELETE if query.other => Err(Failed::Rejected(bad("DELETE takes `session_id` and nothing else".into()))),
-        Method::DELETE => erase(phase, &identity, &query, down, patience).await,
+        (Method::DELETE, _) if query.other => return Err(bad("DELETE takes `session_id` and nothing else".into())),
+        (Method::DELETE, Some(id)) => {
+            in_time(patience, phase.erase_session(&session(id)?)).await.map_err(|e| store_failed(down, "erase", &e))?;
+            down.no_content().await
+        }
+        (Method::DELETE, None) => {
+            in_time(patience, phase.erase_user(&user)).await.map_err(|e| store_failed(down, "erase", &e))?;
+            down.no_content().await
+        }
         _ => {
             let allow = HeaderValue::from_static("GET, DELETE");
             return Err(Reject::new(Code::MethodNotAllowed, "send a GET or a DELETE").with(header::ALLOW, allow));
         }
     };
-    done.map_err(|failed| match failed {
-        Failed::Rejected(reject) => reject,
-        Failed::Store(step, error) => store_failed(down, step, &error),
-    })
+    Ok(())
 }
 
-enum Failed {
-    Rejected(Reject),
-    Store(&'static str, TurnError),
+/// The history, as clients get it.
+#[derive(Serialize)]
+struct Body<'a> {
+    session_id: &'a str,
+    seq: u64,
+    #[serde(serialize_with = "serialize_turns")]
+    turns: &'a [Arc<Turn>],
 }
 
-async fn read(
-    phase: &dyn TurnPhase,
-    identity: &Identity,
-    query: &Query<'_>,
-    down: &mut Downstream,
-    patience: Duration,
-) -> Result<(), Failed> {
-    #[derive(Serialize)]
-    struct Body<'a> {
-        session_id: &'a str,
-        seq: u64,
-        #[serde(serialize_with = "serialize_turns")]
-        turns: &'a [Arc<fengda_plugins::api::Turn>],
+impl<'a> Body<'a> {
+    fn of(key: &'a SessionKey, state: &'a SessionState, query: &Query<'_>) -> Self {
+        let older = query.before.map_or(state.turns.len(), |before| state.turns.partition_point(|t| t.seq < before));
+        let from = query.limit.map_or(0, |limit| older.saturating_sub(limit));
+        Self { session_id: key.id(), seq: state.seq, turns: &state.turns[from..older] }
     }
-    let session_id = query.session_id.as_deref().unwrap_or(DEFAULT_SESSION);
-    let key = identity.user.session(session_id).map_err(|e| Failed::Rejected(bad(format!("`session_id` {e}"))))?;
-    let state = in_time(patience, phase.history(&key)).await.map_err(|e| Failed::Store("history", e))?;
-    let older = query.before.map_or(state.turns.len(), |before| state.turns.partition_point(|t| t.seq < before));
-    let from = query.limit.map_or(0, |limit| older.saturating_sub(limit));
-    // A client that is gone cannot be told.
-    let _ = down.json(StatusCode::OK, &Body { session_id, seq: state.seq, turns: &state.turns[from..older] }).await;
-    Ok(())
-}
-
-async fn erase(
-    phase: &dyn TurnPhase,
-    identity: &Identity,
-    query: &Query<'_>,
-    down: &mut Downstream,
-    patience: Duration,
-) -> Result<(), Failed> {
-    let erased = match &query.session_id {
-        Some(id) => {
-            let key = identity.user.session(id).map_err(|e| Failed::Rejected(bad(format!("`session_id` {e}"))))?;
-            in_time(patience, phase.erase_session(&key)).await
-        }
-        None => in_time(patience, phase.erase_user(&identity.user)).await,
-    };
-    erased.map_err(|e| Failed::Store("erase", e))?;
-    let _ = down.no_content().await;
-    Ok(())
 }
 
 async fn in_time<T>(patience: Duration, step: impl Future<Output = Result<T, TurnError>>) -> Result<T, TurnError> {
@@ -138,7 +118,7 @@ fn parse_query(query: &str) -> Result<Query<'_>, Reject> {
     Ok(parsed)
 }
 
-fn serialize_turns<S: Serializer>(turns: &[Arc<fengda_plugins::api::Turn>], serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_turns<S: Serializer>(turns: &[Arc<Turn>], serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Row<'a> {
         seq: u64,

@@ -191,7 +191,8 @@ async fn an_answer_over_its_limit_is_a_failure() {
 #[tokio::test]
 async fn several_endpoints_share_the_load() {
     let (a, b) = (Model::start().await, Model::start().await);
-    let upstream = format!("{{ protocol: answer, endpoints: [\"http://{}\", \"http://{}\"] }}", a.addr, b.addr);
+    // One by its address, one by name.
+    let upstream = format!("{{ protocol: answer, endpoints: [\"http://{}\", \"http://localhost:{}\"] }}", a.addr, b.addr.port());
     let gateway = Site::new().upstream(&upstream).start();
     for _ in 0..10 {
         gateway.ask("alpha", "u", "q").await;
