@@ -2,12 +2,12 @@
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 
-/// 32 hex digits, the same for the same text and environment on every replica and by every build: a cut HMAC-SHA-256, for which
-/// this process has an implementation at hand already.
-pub(super) fn of(text: &[u8], environment: &[(String, String)]) -> String {
+/// 32 hex digits, the same on every replica and by every build for the same text and the same of what it takes from `outside`, by
+/// name: a cut HMAC-SHA-256, for which this process has an implementation at hand already.
+pub(super) fn of(text: &[u8], outside: &[(String, String)]) -> String {
     let mut all = text.to_vec();
-    for (name, value) in environment {
-        // Lengths first, so that no two environments read the same.
+    for (name, value) in outside {
+        // Lengths first, so that no two of them read the same.
         all.extend_from_slice(format!("\n{}:{}:", name.len(), value.len()).as_bytes());
         all.extend_from_slice(name.as_bytes());
         all.extend_from_slice(value.as_bytes());

@@ -5,6 +5,7 @@
 //! | text → `marks` | where every value stands | what is no plain YAML, duplicate keys, bombs |
 //! | tree → `env` | `${NAME}` in string values | names that are not set |
 //! | tree → `raw` | typed as written, defaults filled in | unknown keys, wrong types |
+//! | raw → `keys` | the text of key files in the place of their paths | what cannot be read |
 //! | raw → `check` → [`Config`] | everything resolved | what has no meaning |
 //!
 //! Each step goes on after a problem, so that an operator sees all of them at once, each with its line and a way out.
@@ -26,6 +27,7 @@ mod check;
 mod diagnostic;
 mod env;
 mod hash;
+mod keys;
 mod locate;
 mod marks;
 mod path;
@@ -73,8 +75,8 @@ pub struct Config {
     pub tenants: Vec<TenantConfig>,
     /// The gateway's own log.
     pub log: Log,
-    /// Tells two configurations apart, environment included: 32 hex digits, the same on every replica. Gives no secret away
-    /// that is too long to be guessed.
+    /// Tells two configurations apart, environment and key files included: 32 hex digits, the same on every replica. Gives no
+    /// secret away that is too long to be guessed.
     pub hash: String,
     source: Arc<Source>,
 }
@@ -90,6 +92,13 @@ struct Source {
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())
+    }
+}
+
+impl Source {
+    /// A path of the file, seen from where the process runs.
+    fn resolve(&self, path: &Path) -> PathBuf {
+        self.file.parent().unwrap_or(Path::new("")).join(path.strip_prefix(".").unwrap_or(path))
     }
 }
 
@@ -125,10 +134,11 @@ impl Config {
     fn read(bytes: &[u8], path: &Path, env: Env<'_>, registry: &Registry) -> Result<Self, Diagnostics> {
         let (marks, mut tree) = read::tree(bytes, path)?;
         let expanded = env::expand(&mut tree, &marks, env);
-        let hash = hash::of(bytes, &expanded.used);
         let source = Source { file: path.to_owned(), marks, hidden: expanded.paths };
         let mut report = Report::new(source, expanded.problems);
-        let raw = read::typed(tree, &mut report);
+        let mut raw = read::typed(tree, &mut report);
+        let key_files = keys::read_in(&mut raw.tenants, &mut report);
+        let hash = hash::of(bytes, &[expanded.used, key_files].concat());
         let config = check::check(raw, hash, registry, &mut report);
         report.finish()?;
         Ok(config)

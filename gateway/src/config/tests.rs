@@ -234,6 +234,33 @@ tenants:
 }
 
 #[test]
+fn a_key_file_that_was_replaced_makes_another_configuration() {
+    let text = "tenants: {acme-shop: {flow: tenant-flows/acme-shop/main.lua, keys: [{alg: EdDSA, public_key: keys/a.pem}]}}\n";
+    let dir = Dir::new();
+    let file = dir.0.join("keys/a.pem");
+    std::fs::create_dir(dir.0.join("keys")).unwrap();
+    let problem = |env: &[(&str, &str)], text: &str| dir.parse(text, env).unwrap_err().to_string();
+    let missing = problem(&[], text);
+    assert!(missing.contains(":1:94: the key file `") && missing.contains("a.pem` cannot be read: No such file"), "{missing}");
+    let hidden = problem(&[("K", "s3cret")], &text.replace("keys/a.pem", "\"${K}\""));
+    assert!(hidden.contains("the key file ‹from the environment› cannot be read") && !hidden.contains("s3cret"), "{hidden}");
+
+    let load = |pem: &str| {
+        std::fs::write(&file, pem).unwrap();
+        let config = dir.parse(text, &[]).unwrap_or_else(|e| panic!("{e}"));
+        (config.routes[0].chain[0].tenants[0].keys[0]["public_key"].as_str().unwrap().to_owned(), config.hash)
+    };
+    let (old, new) = (load("old"), load("new"));
+    assert_eq!((old.0.as_str(), new.0.as_str()), ("old", "new"));
+    assert_ne!(old.1, new.1);
+    assert_eq!(load("old"), old);
+
+    assert_eq!(load(&"x".repeat(64 << 10)).0.len(), 64 << 10);
+    std::fs::write(&file, "x".repeat((64 << 10) + 1)).unwrap();
+    assert!(problem(&[], text).contains("is longer than 64KiB"));
+}
+
+#[test]
 fn limits_that_make_no_sense_are_refused() {
     expect(
         "limits: {body: 0B, headers: 1000, query: 1B, header_deadline: 0s, body_deadline: 1h}\nthreads: 0\nturn: {deadline: 0s}\nstore: {history: {turns: 0}, cache: {size: 1KB}}\n",
@@ -319,6 +346,7 @@ tenants:
   harbor-bank: {flow: tenant-flows/harbor-bank/main.lua, keys: [{public_key: ./k.pem}, {public_key: -----BEGIN}]}
 ";
     let dir = Dir::new();
+    std::fs::write(dir.0.join("k.pem"), "-----BEGIN in a file").unwrap();
     let config = dir.parse(text, &[]).unwrap();
     let entry = &config.routes[0].chain[1];
     let yaml = |text: &str| serde_yaml::from_str::<Value>(text).unwrap();
@@ -326,7 +354,7 @@ tenants:
     assert_eq!(entry.tenants[0].config, yaml("{limits: [{rate: 9/s}], a: 2}"));
     assert_eq!(entry.tenants[1].config, entry.config);
     assert_eq!(entry.tenants[0].keys, yaml("[{secret: hunter2}]"));
-    assert_eq!(entry.tenants[1].keys[0]["public_key"], Value::from(dir.0.join("k.pem").to_str().unwrap()));
+    assert_eq!(entry.tenants[1].keys[0]["public_key"], Value::from("-----BEGIN in a file"));
     assert_eq!(entry.tenants[1].keys[1]["public_key"], Value::from("-----BEGIN"));
     assert!(!format!("{config:?}").contains("hunter2"));
 

@@ -8,6 +8,7 @@ mod client;
 mod flows;
 mod harness;
 mod history;
+mod keys;
 mod model;
 mod models;
 mod operations;

@@ -36,7 +36,7 @@ pub struct TenantBuild {
     pub tenant: Tenant,
     /// The plugin's configuration with this tenant's overrides laid over it.
     pub config: Value,
-    /// The tenant's `keys`, as written.
+    /// The tenant's `keys`, as written, but with the text of a `public_key`'s file in the place of its path.
     pub keys: Value,
 }
 

@@ -1,6 +1,6 @@
 //! What auth can be told: the names of the claims, the leeway, who must have issued a token for whom, and each tenant's keys.
 
-use std::{collections::HashMap, fs, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde::{Deserialize, Deserializer, de};
@@ -61,7 +61,7 @@ impl Default for ClaimNames {
     }
 }
 
-/// One of a tenant's keys, as written.
+/// One of a tenant's keys, as the gateway hands it over: `public_key` is PEM text.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyConfig {
@@ -94,7 +94,7 @@ pub(super) struct TenantAuth {
     pub(super) keys: Vec<Key>,
 }
 
-/// Checks everything and loads the keys. Reads files, so it belongs on a thread that may block.
+/// Checks everything and loads the keys.
 pub(super) fn load(ctx: &BuildCtx<'_>) -> Result<(AuthConfig, Vec<TenantAuth>), Vec<Problem>> {
     let base = read(&Scope::Plugin, ctx.config).map_err(|p| vec![p])?;
     let mut problems = Vec::new();
@@ -186,7 +186,7 @@ fn load_key(config: &KeyConfig) -> Result<DecodingKey, KeyProblem> {
             Ok(DecodingKey::from_secret(secret.expose().as_bytes()))
         }
         (AlgorithmFamily::Hmac, ..) => Err(("alg", format!("{:?} takes a `secret` and no `public_key`", config.alg))),
-        (_, None, Some(source)) => public_key(config.alg, &pem(source)?).map_err(|m| ("public_key", m)),
+        (_, None, Some(pem)) => public_key(config.alg, pem).map_err(|m| ("public_key", m)),
         _ => Err(("alg", format!("{:?} takes a `public_key` and no `secret`", config.alg))),
     }
 }
@@ -196,14 +196,6 @@ pub(super) fn check_secret(secret: &Secret) -> Result<(), KeyProblem> {
         MIN_SECRET.. => Ok(()),
         len => Err(("secret", format!("has {len} bytes, at least {MIN_SECRET} are needed"))),
     }
-}
-
-/// The key itself if that is what was written, else the content of the file named.
-fn pem(source: &str) -> Result<String, KeyProblem> {
-    if source.contains("-----BEGIN") {
-        return Ok(source.to_owned());
-    }
-    fs::read_to_string(source).map_err(|e| ("public_key", format!("cannot read `{source}`: {e}")))
 }
 
 /// jsonwebtoken takes private keys, certificates and keys of another curve or length here, and then verifies nothing with them.

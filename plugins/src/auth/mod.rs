@@ -2,8 +2,10 @@
 //!
 //! ```yaml
 //! auth: { claims: { tenant: tenant_id, user: user_id, seq: seq_no }, leeway: 0s, cache: 10000, iss: …, aud: … }
-//! tenants: { acme-shop: { keys: [ { alg: HS256, secret: …, kid: … }, { alg: ES256, public_key: <PEM or its path> } ] } }
+//! tenants: { acme-shop: { keys: [ { alg: HS256, secret: …, kid: … }, { alg: ES256, public_key: <PEM> } ] } }
 //! ```
+//!
+//! The gateway puts the text of a key file into the place of its path, so that here `public_key` is always PEM text.
 //!
 //! Verified tokens are remembered, so that the signature is checked once; their times are checked at every use. New keys
 //! come with a new instance, which remembers nothing.

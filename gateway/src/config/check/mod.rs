@@ -2,15 +2,7 @@
 //!
 //! A check that fails reports and goes on with something harmless; the result counts only if nothing was reported.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::SocketAddr,
-    ops::RangeInclusive,
-    path::{Path as FilePath, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use fengda_plugins::api::Registry;
 use serde_yaml::Value;
@@ -37,8 +29,7 @@ const DAY: Duration = Duration::from_hours(24);
 /// Checks what was read.
 pub(super) fn check(raw: Raw, hash: String, registry: &Registry, report: &mut Report) -> Config {
     addresses(raw.listen, raw.admin, report);
-    let base = report.source.file.parent().unwrap_or(FilePath::new("")).to_owned();
-    let data = resolve(&base, &raw.data);
+    let data = report.source.resolve(&raw.data);
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = raw.threads.unwrap_or_else(cores);
     within(report, "threads", threads, 1..=512, "1 to 512");
@@ -48,18 +39,11 @@ pub(super) fn check(raw: Raw, hash: String, registry: &Registry, report: &mut Re
 
     plugins(&raw.plugins, registry, &Path::parse("plugins"), report);
     let upstreams = upstreams::check(raw.upstreams.unwrap_or_else(raw::default_upstreams), report);
-    let context = tenants::Context { base: &base, data: &data, registry, loopback: raw.listen.ip().is_loopback() };
+    let context = tenants::Context { data: &data, registry, loopback: raw.listen.ip().is_loopback() };
     let tenants = tenants::check(&raw.tenants, &context, report);
     let routes = routes::check(
         raw.routes.unwrap_or_else(raw::default_routes),
-        &routes::Known {
-            base: &base,
-            registry,
-            upstreams: &upstreams,
-            defaults: &raw.plugins,
-            tenants: &tenants,
-            raw_tenants: &raw.tenants,
-        },
+        &routes::Known { registry, upstreams: &upstreams, defaults: &raw.plugins, tenants: &tenants, raw_tenants: &raw.tenants },
         report,
     );
     Config {
@@ -142,11 +126,6 @@ fn within<T: PartialOrd + Copy>(report: &mut Report, path: impl Into<Path>, valu
         let path = path.into();
         report.add(&path, format!("`{path}` must be {said}"), None);
     }
-}
-
-/// A path of the file, seen from where the process runs.
-fn resolve(base: &FilePath, path: &FilePath) -> PathBuf {
-    base.join(path.strip_prefix(".").unwrap_or(path))
 }
 
 /// Whether a name is fit for metric labels and messages: 1 to 63 of `a-z A-Z 0-9 - _ .`.

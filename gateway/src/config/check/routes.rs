@@ -1,24 +1,19 @@
 //! Routes: what each answers, and that its chain has what the answer needs, in an order that works.
 
-use std::{collections::BTreeMap, path::Path as FilePath, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use fengda_plugins::api::{Registry, TenantBuild};
 use http::uri::PathAndQuery;
 use serde_yaml::{Mapping, Value};
 
-use super::{alternatives, mapping, resolve};
+use super::{alternatives, mapping};
 use crate::config::{ChainEntry, Route, Target, TenantConfig, Upstream, diagnostic::Report, path::Path, raw};
 
 /// The plugin that keeps conversations.
 const CONTEXT: &str = "context";
 
-/// What tells a key from the path of a file that holds one (RFC 7468).
-const PEM: &str = "-----BEGIN";
-
 /// What routes may name.
 pub(super) struct Known<'a> {
-    /// The directory of the file.
-    pub(super) base: &'a FilePath,
     pub(super) registry: &'a Registry,
     pub(super) upstreams: &'a BTreeMap<Arc<str>, Upstream>,
     /// `plugins:`.
@@ -170,21 +165,10 @@ fn build(entry: &raw::Entry, known: &Known<'_>) -> ChainEntry {
         TenantBuild {
             tenant: one.tenant.clone(),
             config: overlay(&config, raw.and_then(|raw| raw.plugins.get(&entry.plugin)).unwrap_or(&none)),
-            keys: raw.map_or(Value::Null, |raw| keys(&raw.keys, known.base)),
+            keys: raw.map_or(Value::Null, |raw| raw.keys.clone()),
         }
     });
     ChainEntry { plugin: entry.plugin.clone(), tenants: tenants.collect(), config }
-}
-
-/// A tenant's keys; a `public_key` that is a path is seen from where the process runs, like every other path.
-fn keys(raw: &Value, base: &FilePath) -> Value {
-    let mut keys = raw.clone();
-    for key in keys.as_sequence_mut().into_iter().flatten() {
-        if let Some(Value::String(path)) = key.get_mut("public_key").filter(|v| v.as_str().is_some_and(|text| !text.contains(PEM))) {
-            *path = resolve(base, FilePath::new(path)).to_string_lossy().into_owned();
-        }
-    }
-    keys
 }
 
 /// One mapping with another's keys laid over it: a key that is overridden is replaced whole.

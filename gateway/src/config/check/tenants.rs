@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path as FilePath, sync::Arc};
 use fengda_plugins::api::{Registry, Tenant, Text};
 use serde_yaml::Value;
 
-use super::{MIB, MILLISECOND, SECOND, plugins, resolve, within};
+use super::{MIB, MILLISECOND, SECOND, plugins, within};
 use crate::config::{TenantConfig, diagnostic::Report, path::Path, raw};
 
 /// What a tenant says while its model cannot answer, unless it has words of its own.
@@ -15,7 +15,6 @@ const DEMO: &str = "demo-";
 
 /// What tenants are checked against.
 pub(super) struct Context<'a> {
-    pub(super) base: &'a FilePath,
     pub(super) data: &'a FilePath,
     pub(super) registry: &'a Registry,
     /// Whether clients can only come from this machine.
@@ -56,7 +55,7 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
     within(report, limits.at("cpu"), raw.flow_limits.cpu, MILLISECOND..=10 * SECOND, "1ms to 10s");
     within(report, limits.at("memory"), raw.flow_limits.memory, MIB..=1024 * MIB, "1MiB to 1GiB");
     within(report, limits.at("output"), raw.flow_limits.output, 64..=4 * MIB, "64B to 4MiB");
-    let flow = raw.flow.as_ref().map(|flow| resolve(context.base, flow));
+    let flow = raw.flow.as_ref().map(|flow| report.source.resolve(flow));
     match &flow {
         None => report.add(path, format!("tenant `{name}` has no `flow`"), format!("flow: tenant-flows/{name}/main.lua")),
         Some(flow) if !flow.is_file() => {
@@ -72,7 +71,7 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
         flow: flow.unwrap_or_default(),
         flow_limits: raw.flow_limits.clone(),
         canned: Arc::new(canned),
-        log: raw.log.as_ref().map_or_else(|| context.data.join(format!("logs/{name}.log")), |log| resolve(context.base, log)),
+        log: raw.log.as_ref().map_or_else(|| context.data.join(format!("logs/{name}.log")), |log| report.source.resolve(log)),
         tenant,
     }
 }

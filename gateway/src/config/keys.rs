@@ -1,0 +1,53 @@
+//! Public keys kept in files of their own: read together with the configuration, so that a key that was replaced is a change like
+//! any other, seen by the hash and by every comparison of old with new.
+
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path as FilePath};
+
+use serde_yaml::Value;
+
+use super::{diagnostic::Report, path::Path, raw};
+
+/// What tells a key from the path of a file that holds one (RFC 7468).
+const PEM: &str = "-----BEGIN";
+/// Longest key file in bytes.
+const MAX_BYTES: usize = 64 << 10;
+
+/// Puts the text of the file into the place of each `public_key` that is a path, and returns these texts, each with its place.
+pub(super) fn read_in(tenants: &mut BTreeMap<String, Option<raw::Tenant>>, report: &mut Report) -> Vec<(String, String)> {
+    let mut read = Vec::new();
+    for (name, tenant) in tenants {
+        let keys = tenant.as_mut().and_then(|tenant| tenant.keys.as_sequence_mut());
+        for (i, key) in keys.into_iter().flatten().enumerate() {
+            let Some(Value::String(key)) = key.get_mut("public_key").filter(|v| v.as_str().is_some_and(|text| !text.contains(PEM))) else {
+                continue;
+            };
+            let place = Path::parse("tenants").at(name.as_str()).at("keys").at(i).at("public_key");
+            let file = report.source.resolve(FilePath::new(key));
+            match text(&file) {
+                Ok(text) => {
+                    read.push((place.to_string(), text.clone()));
+                    *key = text;
+                }
+                Err(why) => {
+                    let message = format!("the key file {} {why}", report.shown(&place, file.display()));
+                    report.add(
+                        &place,
+                        message,
+                        "a public key in PEM form, or the path of a file with one, relative to this file".to_owned(),
+                    );
+                }
+            }
+        }
+    }
+    read
+}
+
+fn text(file: &FilePath) -> Result<String, String> {
+    let mut text = String::new();
+    let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    match File::open(file).and_then(|file| file.take(limit).read_to_string(&mut text)) {
+        Ok(_) if text.len() > MAX_BYTES => Err("is longer than 64KiB".to_owned()),
+        Ok(_) => Ok(text),
+        Err(e) => Err(format!("cannot be read: {e}")),
+    }
+}
