@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, Unexpected, Visitor},
+};
 
 /// Words that belong to one tenant's customer: a question, an answer, an id the client chose.
 ///
@@ -75,9 +78,59 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Any type is taken from the format, and all but text refused here: what formats and serde say of a wrong type quotes the value.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d).map(Self::from)
+        d.deserialize_any(SecretVisitor)
+    }
+}
+
+struct SecretVisitor;
+
+impl SecretVisitor {
+    fn wrong<E: de::Error>(&self, found: &str) -> Result<Secret, E> {
+        Err(E::invalid_type(Unexpected::Other(found), self))
+    }
+}
+
+/// Of lists, mappings and nothing serde itself names only the type.
+impl Visitor<'_> for SecretVisitor {
+    type Value = Secret;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a secret as text, in quotes if it looks like a number")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Secret, E> {
+        Ok(Secret(text.into()))
+    }
+
+    fn visit_string<E: de::Error>(self, text: String) -> Result<Secret, E> {
+        Ok(text.into())
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Secret, E> {
+        self.wrong("a boolean")
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Secret, E> {
+        self.wrong("a number")
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Secret, E> {
+        self.wrong("a number")
+    }
+
+    fn visit_i128<E: de::Error>(self, _: i128) -> Result<Secret, E> {
+        self.wrong("a number")
+    }
+
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<Secret, E> {
+        self.wrong("a number")
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Secret, E> {
+        self.wrong("a number")
     }
 }
 
@@ -95,5 +148,27 @@ mod tests {
         }
         let shown = format!("{:?}", Holder { q: "my pin is 1234".into(), key: "hunter2".to_owned().into() });
         assert_eq!(shown, "Holder { q: ‹14 bytes›, key: ‹secret› }");
+    }
+
+    #[test]
+    fn a_secret_of_a_wrong_type_is_not_quoted() {
+        for (given, found) in [
+            ("8675309", "a number"),
+            ("-8675309", "a number"),
+            ("8675309.5", "a number"),
+            ("86753098675309867530986753098675309", "a number"),
+            ("true", "a boolean"),
+            ("[8675309]", "sequence"),
+            ("{8675309: x}", "map"),
+            ("~", "unit value"),
+        ] {
+            let expected = format!("invalid type: {found}, expected a secret as text, in quotes if it looks like a number");
+            let said = serde_yaml::from_str::<Secret>(given).unwrap_err().to_string();
+            assert!(said.starts_with(&expected) && !said.contains("8675309"), "{said}");
+            if let Ok(value) = serde_yaml::from_str::<serde_yaml::Value>(given) {
+                assert_eq!(serde_yaml::from_value::<Secret>(value).unwrap_err().to_string(), expected);
+            }
+        }
+        assert_eq!(serde_yaml::from_str::<Secret>("'8675309'").unwrap().expose(), "8675309");
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 use serde_yaml::Value;
 
 use crate::{
@@ -67,17 +67,8 @@ impl Default for ClaimNames {
 pub(super) struct KeyConfig {
     pub(super) alg: Algorithm,
     pub(super) kid: Option<String>,
-    #[serde(default, deserialize_with = "secret")]
     pub(super) secret: Option<Secret>,
     public_key: Option<String>,
-}
-
-/// Serde's own message for a wrong type quotes the value, which must not happen to a secret.
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Secret>, D::Error> {
-    match Value::deserialize(d)? {
-        Value::String(s) => Ok(Some(s.into())),
-        _ => Err(de::Error::custom("a secret must be a string; quote it if it looks like a number")),
-    }
 }
 
 /// One of a tenant's keys, ready to verify with.

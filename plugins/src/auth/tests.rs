@@ -336,7 +336,7 @@ fn problems_in_keys_and_configuration_are_all_named_without_showing_secrets() {
         "a.keys [5].public_key: not a public key for EdDSA in PEM form",
         "a.keys [6].kid: a `kid` has 1 to 64 bytes",
         "b claims.tenant: the same for all tenants: it is read to find out which tenant a token is of",
-        "b.keys [0].secret: a secret must be a string; quote it if it looks like a number",
+        "b.keys [0].secret: invalid type: a number, expected a secret as text, in quotes if it looks like a number",
         "c leeway: invalid type: integer `5`, expected a duration with its unit, as `500ms`, `30s` or `5m`",
         "c.keys : a tenant has 1 to 16 keys, here are 0",
     ];
