@@ -3,18 +3,19 @@
 use std::path::Path;
 
 use fengda_plugins::{
-    api::{BuildCtx, Clock},
+    api::{BuildCtx, Clock, Registry},
     context::Slot,
 };
 
 use crate::{
-    config::{Config, Diagnostic},
+    config::{Config, Diagnostic, Env},
     registry, scripts,
 };
 
 /// All problems of a configuration, its plugins' parts and its tenants' scripts, each as `file:line:column: what is wrong`.
-pub fn problems(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
-    let registry = registry::builtin(&Slot::default(), |_| {});
+/// `plugins` adds plugins of one's own, as in [`Options::plugins`](crate::server::Options::plugins).
+pub fn problems(path: &Path, environment: Env<'_>, plugins: fn(&mut Registry)) -> Vec<String> {
+    let registry = registry::builtin(&Slot::default(), plugins);
     let config = match Config::load(path, environment, &registry) {
         Ok(config) => config,
         Err(problems) => return problems.iter().map(ToString::to_string).collect(),
@@ -34,4 +35,35 @@ pub fn problems(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Ve
     found.dedup();
     let scripts = config.tenants.iter().filter_map(|tenant| scripts::check(tenant).err());
     found.iter().map(ToString::to_string).chain(scripts).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::Arc};
+
+    use fengda_plugins::api::{Plugin, PluginSpec, Problem, Scope};
+
+    use super::*;
+
+    /// A plugin of one's own that is never content.
+    fn picky(registry: &mut Registry) {
+        let problem = || Problem { scope: Scope::Plugin, path: "mood".into(), message: "is bad".into() };
+        let build = move |_: &BuildCtx<'_>| Err::<Arc<dyn Plugin>, _>(vec![problem()]);
+        registry.register(PluginSpec { name: "picky", after: &[], authenticates: false, build: Box::new(build) }).unwrap();
+    }
+
+    #[test]
+    fn plugins_of_one_s_own_are_known_and_check_their_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        fs::write(dir.path().join("main.lua"), "return function(turn) return 'a' end").unwrap();
+        let text = "plugins: {picky: {mood: 1}}
+routes: [{path: /v1/chat, chain: [auth, context, picky], flow: model}]
+tenants: {a: {flow: main.lua, keys: [{alg: HS256, secret: a-key-for-tests-only-of-the-tenant-a}]}}
+";
+        fs::write(&path, text).unwrap();
+        assert_eq!(problems(&path, &|_| None, picky), [format!("{}:1:25: `picky`: is bad", path.display())]);
+        let unknown = problems(&path, &|_| None, |_| {});
+        assert!(unknown.len() == 2 && unknown.iter().all(|p| p.contains("unknown plugin `picky`")), "{unknown:?}");
+    }
 }

@@ -133,7 +133,7 @@ impl Signals {
 }
 
 fn check(path: &std::path::Path) -> Result<()> {
-    let problems = fengda::check::problems(path, &|name| std::env::var(name).ok());
+    let problems = fengda::check::problems(path, &|name| std::env::var(name).ok(), |_| {});
     for problem in &problems {
         eprintln!("{problem}");
     }
