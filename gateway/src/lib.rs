@@ -11,6 +11,7 @@ pub mod downstream;
 pub mod flow;
 pub mod gateway;
 pub mod history;
+mod private;
 pub mod proxy;
 pub mod registry;
 pub mod respond;

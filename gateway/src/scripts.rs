@@ -1,7 +1,8 @@
 //! Which script a tenant runs: the one in its file, or, while that one is broken, the last that was good, also across a restart.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -9,6 +10,7 @@ use std::{
 use crate::{
     config::TenantConfig,
     flow::{Limits, Script, ScriptError},
+    private,
     telemetry::{Event, logger},
 };
 
@@ -70,8 +72,27 @@ fn keep(path: &Path, source: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|old| old == source) {
         return Ok(());
     }
-    fs::create_dir_all(path.parent().expect("a file in the data directory has a parent"))?;
+    private::create_folder(path.parent().expect("a file in the data directory has a parent"))?;
     let new = path.with_extension("lua.new");
-    fs::write(&new, source)?;
+    private::create_file().write(true).truncate(true).open(&new)?.write_all(source)?;
     fs::rename(new, path)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_script_is_replaced_whole_and_only_its_owner_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flows/a.lua");
+        for source in ["return 'a longer one'", "return 1"] {
+            keep(&path, source.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), source);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(fs::read_dir(dir.path().join("flows")).unwrap().count(), 1, "nothing is left behind");
+    }
 }

@@ -1,19 +1,24 @@
-//! Log lines leave the runtime threads through a bounded queue, so that a slow disk or terminal never stalls a request.
+//! Log lines leave the runtime threads through a queue, so that a slow disk or terminal never stalls a request. Every sink has a
+//! share of places of its own in it, so that no tenant's lines can crowd out another's or the gateway's.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     time::Duration,
 };
 
-/// Lines that may wait for the writer, over all sinks; more are dropped and counted.
-const QUEUE: usize = 8192;
+use crate::private;
+
+/// Lines of standard error that may wait for the writer; more are dropped and counted.
+const STDERR_SHARE: usize = 8192;
+/// Lines of one file that may wait for the writer; more are dropped and counted.
+const FILE_SHARE: usize = 1024;
 /// A log file is renamed to `<name>.1`, replacing an older one, when it has grown to this many bytes.
 const ROTATE_AT: u64 = 64 << 20;
 
@@ -22,9 +27,26 @@ const ROTATE_AT: u64 = 64 << 20;
 pub struct Sink(Arc<Destination>);
 
 #[derive(Debug)]
-enum Destination {
+struct Destination {
+    /// Lines that wait for the writer; never more than `share`.
+    queued: AtomicUsize,
+    share: usize,
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Target {
     Stderr,
-    File { path: PathBuf, open: Mutex<(File, u64)> },
+    File(Mutex<LogFile>),
+}
+
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// Bytes since it was begun, or since it last could not be rotated.
+    len: u64,
+    rotate_at: u64,
 }
 
 enum Message {
@@ -32,31 +54,34 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-static WRITER: OnceLock<SyncSender<Message>> = OnceLock::new();
+/// The channel itself has no bound: each line in it holds a place of its sink's share, and each flush a waiting thread.
+static WRITER: OnceLock<Sender<Message>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 impl Sink {
     /// The process's standard error.
     pub fn stderr() -> Self {
-        Self(Arc::new(Destination::Stderr))
+        Self::new(STDERR_SHARE, Target::Stderr)
     }
 
-    /// Appends to a file; its folder is made if it is missing.
+    /// Appends to a file; it and its folder are made if they are missing, for the gateway's user alone.
     ///
     /// # Errors
     /// The folder or file cannot be made or opened.
     pub fn file(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+            private::create_folder(folder)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        let len = file.metadata()?.len();
-        Ok(Self(Arc::new(Destination::File { path: path.to_owned(), open: Mutex::new((file, len)) })))
+        Ok(Self::new(FILE_SHARE, Target::File(Mutex::new(LogFile::open(path, ROTATE_AT)?))))
     }
 
-    /// Queues a line, which must end in a newline. Never waits: with a full queue the line is dropped and counted.
+    fn new(share: usize, target: Target) -> Self {
+        Self(Arc::new(Destination { queued: AtomicUsize::new(0), share, target }))
+    }
+
+    /// Queues a line, which must end in a newline. Never waits: with its sink's share used up the line is dropped and counted.
     pub fn write(&self, line: Vec<u8>) {
-        if writer().try_send(Message::Line(self.clone(), line)).is_err() {
+        if !self.take_place() || writer().send(Message::Line(self.clone(), line)).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -74,25 +99,51 @@ impl Sink {
         }
     }
 
+    /// Takes one of the sink's places in the queue; false if none is left. The counter guards nothing but itself.
+    fn take_place(&self) -> bool {
+        let Destination { queued, share, .. } = &*self.0;
+        let more = |taken| (taken < *share).then_some(taken + 1);
+        queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
     fn write_now(&self, line: &[u8]) -> io::Result<()> {
-        match &*self.0 {
-            Destination::Stderr => io::stderr().lock().write_all(line),
-            Destination::File { path, open } => {
-                let mut open = open.lock().expect("only the writer thread takes it, and it does not panic");
-                if open.1 >= ROTATE_AT {
-                    std::fs::rename(path, path.with_added_extension("1"))?;
-                    *open = (OpenOptions::new().create(true).append(true).open(path)?, 0);
-                }
-                open.1 += line.len() as u64;
-                open.0.write_all(line)
-            }
+        match &self.0.target {
+            Target::Stderr => io::stderr().lock().write_all(line),
+            Target::File(file) => file.lock().expect("only the writer thread takes it, and it does not panic").write(line),
         }
     }
 }
 
-fn writer() -> &'static SyncSender<Message> {
+impl LogFile {
+    fn open(path: &Path, rotate_at: u64) -> io::Result<Self> {
+        let file = private::create_file().append(true).open(path)?;
+        Ok(Self { path: path.to_owned(), len: file.metadata()?.len(), file, rotate_at })
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.len >= self.rotate_at {
+            // If it fails the file at hand goes on, and the next try comes when it has grown by as much again.
+            self.len = 0;
+            if let Err(e) = self.rotate() {
+                log::warn!(target: "fengda::telemetry", "the log {} cannot be rotated: {e}", self.path.display());
+            }
+        }
+        self.len += line.len() as u64;
+        self.file.write_all(line)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        match fs::rename(&self.path, self.path.with_added_extension("1")) {
+            // Somebody else has moved it away; a new one is as good.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Self::open(&self.path, self.rotate_at).map(|new| *self = new),
+        }
+    }
+}
+
+fn writer() -> &'static Sender<Message> {
     WRITER.get_or_init(|| {
-        let (sender, receiver) = sync_channel(QUEUE);
+        let (sender, receiver) = channel();
         std::thread::Builder::new()
             .name("log".into())
             .spawn(move || drain(&receiver))
@@ -108,6 +159,7 @@ fn drain(lines: &Receiver<Message>) {
                 if sink.write_now(&line).is_err() {
                     DROPPED.fetch_add(1, Ordering::Relaxed);
                 }
+                sink.0.queued.fetch_sub(1, Ordering::Relaxed);
             }
             Message::Flush(done) => drop(done.send(())),
         }
@@ -120,15 +172,66 @@ mod tests {
 
     #[test]
     fn lines_arrive_in_order_and_flush_waits_for_them() {
-        let dir = std::env::temp_dir().join(format!("fengda-sink-{}", std::process::id()));
-        let path = dir.join("deep/er.log");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er.log");
         let sink = Sink::file(&path).unwrap();
         for i in 0..1000 {
             sink.write(format!("{i}\n").into_bytes());
         }
         Sink::flush();
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().collect::<Vec<_>>(), (0..1000).map(|i| i.to_string()).collect::<Vec<_>>());
-        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_sink_that_used_up_its_share_loses_lines_and_its_neighbours_lose_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (noisy, quiet) = (dir.path().join("noisy.log"), dir.path().join("quiet.log"));
+        let (loud, calm) = (Sink::file(&noisy).unwrap(), Sink::file(&quiet).unwrap());
+        let Target::File(file) = &loud.0.target else { panic!("a file") };
+        // The writer can get no further than the noisy file: as a disk that does not answer.
+        let stuck = file.lock().unwrap();
+        let before = Sink::dropped();
+        for _ in 0..FILE_SHARE + 10 {
+            loud.write(b"x\n".to_vec());
+        }
+        for _ in 0..FILE_SHARE {
+            calm.write(b"y\n".to_vec());
+        }
+        assert_eq!(Sink::dropped() - before, 10);
+        drop(stuck);
+        Sink::flush();
+        let lines = |path| fs::read_to_string(path).unwrap().lines().count();
+        assert_eq!((lines(&noisy), lines(&quiet)), (FILE_SHARE, FILE_SHARE));
+        // The places are free again.
+        loud.write(b"z\n".to_vec());
+        Sink::flush();
+        assert!(fs::read_to_string(&noisy).unwrap().ends_with("x\nz\n"));
+    }
+
+    #[test]
+    fn a_file_is_rotated_and_one_that_cannot_be_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("a.log"), dir.path().join("a.log.1"));
+        let mut file = LogFile::open(&path, 4).unwrap();
+        let mut write = |text: &str| file.write(text.as_bytes()).unwrap();
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        write("one\n");
+        write("two\n");
+        assert_eq!((read(&old).as_str(), read(&path).as_str()), ("one\n", "two\n"));
+
+        fs::remove_file(&old).unwrap();
+        fs::create_dir_all(old.join("in the way")).unwrap();
+        write("three\n");
+        write("four\n");
+        assert_eq!(read(&path), "two\nthree\nfour\n");
+
+        fs::remove_dir_all(&old).unwrap();
+        write("five\n");
+        assert_eq!((read(&old).as_str(), read(&path).as_str()), ("two\nthree\nfour\n", "five\n"));
+
+        fs::remove_file(&path).unwrap();
+        write("six\n");
+        assert_eq!(read(&path), "six\n");
     }
 }
