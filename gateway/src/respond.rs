@@ -72,15 +72,15 @@ impl Downstream {
 
     async fn write_head(&mut self, head: ResponseHeader) -> Result<(), Unwritable> {
         let written = tokio::time::timeout(self.write_timeout, self.session.write_response_header(Box::new(head))).await;
-        self.note(written)
+        self.note(&written)
     }
 
     async fn write(&mut self, body: Bytes, end: bool) -> Result<(), Unwritable> {
         let written = tokio::time::timeout(self.write_timeout, self.session.write_response_body(body, end)).await;
-        self.note(written)
+        self.note(&written)
     }
 
-    fn note<E>(&mut self, written: Result<pingora_core::Result<()>, E>) -> Result<(), Unwritable> {
+    fn note<E>(&mut self, written: &Result<pingora_core::Result<()>, E>) -> Result<(), Unwritable> {
         self.lost |= !matches!(written, Ok(Ok(())));
         if self.lost { Err(Unwritable) } else { Ok(()) }
     }
