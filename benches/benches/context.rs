@@ -56,7 +56,7 @@ fn words() -> (Text, Text) {
 async fn begin(context: &Context, key: &SessionKey, message_id: &Text) -> Begun {
     let until = Clock::system().now().after(Duration::from_secs(10));
     let (q, _) = words();
-    match context.begin(BeginTurn { key, message_id, q: &q, until, seen: None }).await {
+    match context.begin(BeginTurn { key, message_id, q: &q, until, wait: Duration::ZERO, seen: None }).await {
         Ok(Begin::Run(begun)) => begun,
         other => panic!("not begun: {other:?}"),
     }

@@ -1,6 +1,6 @@
 //! The `turn` phase: one question and its answer as an atomic, ordered step of a conversation.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use super::{BoxFuture, SessionKey, Text, Timestamp, UserKey};
 
@@ -154,8 +154,10 @@ pub struct BeginTurn<'a> {
     pub message_id: &'a Text,
     /// The question, to tell a retry from a reused id.
     pub q: &'a Text,
-    /// When the claim on the session lapses by itself: the turn's deadline.
+    /// When the claim on the session lapses if it is neither spent nor given up: later than the turn and its commit can take.
     pub until: Timestamp,
+    /// How long to wait for another turn that holds the session; after that it is [`TurnError::InProgress`].
+    pub wait: Duration,
     /// The newest turn the client says it saw.
     pub seen: Option<u64>,
 }
@@ -170,7 +172,7 @@ pub struct Claim {
     pub key: SessionKey,
     /// Grows with every claim of a session: a commit with an older one is refused.
     pub fence: u64,
-    /// When it lapses.
+    /// When it lapses, as asked for. Who keeps it measures the time until then by a clock that cannot be set.
     pub until: Timestamp,
 }
 
@@ -246,6 +248,7 @@ pub trait TurnPhase: Send + Sync {
     fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>>;
 
     /// Appends the turn, applies the changes, gives up the claim: all or nothing, durable when it returns.
+    /// If it does not return in time, or fails as [`TurnError::Unavailable`], it may be called again with the same: that makes no second turn.
     fn commit<'a>(&'a self, begun: &'a Begun, commit: Commit) -> BoxFuture<'a, Result<Committed, TurnError>>;
 
     /// Gives up a claim without a turn. Does not wait; a claim that cannot be given up lapses.

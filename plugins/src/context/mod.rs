@@ -106,20 +106,21 @@ impl TurnPhase for Context {
     fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>> {
         Box::pin(async move {
             let cached = self.cache.get(turn.key);
-            let request = BeginRequest { key: turn.key, message_id: turn.message_id, q: turn.q, until: turn.until, known: cached.as_ref() };
+            let BeginTurn { key, message_id, q, until, wait, seen } = turn;
+            let request = BeginRequest { key, message_id, q, until, wait, known: cached.as_ref() };
             let (claim, state) = match settle(self.store.begin(request)).await? {
                 StoreBegin::Answered(turn) => return Ok(Begin::Answered(turn)),
                 StoreBegin::Claimed { claim, state } => (claim, state),
             };
             let state = match (state, cached) {
                 (Some(state), _) => {
-                    self.cache.insert(turn.key, &state);
+                    self.cache.insert(key, &state);
                     state
                 }
                 (None, Some(cached)) => cached,
                 (None, None) => Arc::default(),
             };
-            let gap = turn.seen.is_some_and(|seen| seen > state.seq);
+            let gap = seen.is_some_and(|seen| seen > state.seq);
             Ok(Begin::Run(Begun { claim, state, gap }))
         })
     }

@@ -1,6 +1,6 @@
 //! What a store of conversations promises, so that one suite ([`conformance`](super::conformance)) can hold every store to it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::api::{BoxFuture, Claim, Commit, SessionKey, SessionState, Step, Text, Timestamp, Turn, TurnError, UserKey, Version};
 
@@ -13,8 +13,10 @@ pub struct BeginRequest<'a> {
     pub message_id: &'a Text,
     /// The question, to tell a retry from a reused id.
     pub q: &'a Text,
-    /// When the claim lapses by itself, and when waiting for it ends.
+    /// When the claim lapses by itself. A store measures the time until then by a clock that cannot be set.
     pub until: Timestamp,
+    /// How long to wait for a claim of somebody else.
+    pub wait: Duration,
     /// The newest state the caller holds. A store compares its version only; if it is the current one, no history is moved.
     pub known: Option<&'a Arc<SessionState>>,
 }
@@ -53,7 +55,7 @@ pub struct Stored {
 pub trait Store: Send + Sync {
     /// Looks the message up among the kept turns, claims the session and returns its state.
     ///
-    /// A live claim of somebody else is waited for, first come first served, until `until`. Nobody waits for a message that is answered.
+    /// A live claim of somebody else is waited for, first come first served, for `wait` but not beyond `until`. Nobody waits for a message that is answered.
     /// Dropping the future gives the claim back.
     ///
     /// # Errors
@@ -104,5 +106,5 @@ pub struct Limits {
     /// Most turns of a session; at least 1.
     pub turns: usize,
     /// How long after its last commit a session lives, and a user's slots after the user's last commit.
-    pub keep: std::time::Duration,
+    pub keep: Duration,
 }

@@ -93,8 +93,9 @@ fn opened() -> Opened {
 impl Opened {
     async fn begin(&self, key: &SessionKey, id: &str, seen: Option<u64>) -> Begun {
         let (message_id, q) = (id.into(), format!("q {id}").into());
-        let until = self.clock.now().after(Duration::from_secs(60));
-        match self.context.begin(BeginTurn { key, message_id: &message_id, q: &q, until, seen }).await.unwrap() {
+        let wait = Duration::from_secs(60);
+        let until = self.clock.now().after(wait);
+        match self.context.begin(BeginTurn { key, message_id: &message_id, q: &q, until, wait, seen }).await.unwrap() {
             Begin::Run(begun) => begun,
             Begin::Answered(turn) => panic!("answered as {}", turn.seq),
         }

@@ -48,9 +48,7 @@ impl Subject {
     /// # Errors
     /// As the store's.
     pub async fn begin(&self, key: &SessionKey, id: &str, known: Option<&Arc<SessionState>>) -> Result<StoreBegin, TurnError> {
-        let until = self.clock.now().after(TURN);
-        let (message_id, q) = (id.into(), format!("q {id}").into());
-        settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, known })).await
+        self.begin_within(TURN, key, id, known).await
     }
 
     /// Begins a turn that must be claimed.
@@ -86,10 +84,16 @@ impl Subject {
         self.store.commit(&claim, &base, commit).await.unwrap()
     }
 
-    async fn begin_until(&self, key: &SessionKey, id: &str, wait: Duration) -> Result<StoreBegin, TurnError> {
+    async fn begin_within(
+        &self,
+        wait: Duration,
+        key: &SessionKey,
+        id: &str,
+        known: Option<&Arc<SessionState>>,
+    ) -> Result<StoreBegin, TurnError> {
         let (message_id, q) = (id.into(), format!("q {id}").into());
-        let until = self.clock.now().after(wait);
-        settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, known: None })).await
+        let until = self.clock.now().after(TURN);
+        settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, wait, known })).await
     }
 }
 

@@ -94,7 +94,7 @@ suite! { ($)
             let StoreBegin::Answered(turn) = s.begin(&key, "m1", known).await.unwrap() else { panic!() };
             assert_eq!(turn, first.turn);
             let (id, q, until) = ("m1".into(), "other".into(), s.clock.now().after(TURN));
-            let reused = settle(s.store.begin(BeginRequest { key: &key, message_id: &id, q: &q, until, known })).await;
+            let reused = settle(s.store.begin(BeginRequest { key: &key, message_id: &id, q: &q, until, wait: TURN, known })).await;
             assert_eq!(reused.unwrap_err(), TurnError::MessageIdReused);
         }
         s.claim(&key, "m2").await.0.fence.checked_sub(1).unwrap(); // none of these left a claim behind
@@ -129,7 +129,7 @@ suite! { ($)
         assert!(new.fence > old.fence);
         assert_eq!(s.store.commit(&old, &base, commit("m1")).await.unwrap_err(), TurnError::ClaimLost);
         s.store.release(&old); // does not free what is not its own
-        assert_eq!(s.begin_until(&key, "m3", Duration::from_millis(5)).await.unwrap_err(), TurnError::InProgress);
+        assert_eq!(s.begin_within(Duration::from_millis(5), &key, "m3", None).await.unwrap_err(), TurnError::InProgress);
         assert_eq!(s.store.commit(&new, &base, commit("m2")).await.unwrap().turn.seq, 1);
     }
 
@@ -165,10 +165,19 @@ suite! { ($)
         assert_eq!(state.version, before.version);
     }
 
-    async fn waiting_for_a_session_ends_at_the_deadline(s) {
+    async fn waiting_for_a_session_ends_before_its_claim_lapses_and_says_why(s) {
         let key = session("a");
-        let (_held, _) = s.claim(&key, "m1").await;
-        assert_eq!(s.begin_until(&key, "m2", Duration::from_millis(5)).await.unwrap_err(), TurnError::InProgress);
+        let known = s.turn(&key, "m1").await.state;
+        let (held, base) = s.claim(&key, "m2").await;
+        for (wait, known) in [(Duration::from_millis(5), None), (Duration::from_millis(5), Some(&known)), (Duration::ZERO, None)] {
+            assert_eq!(s.begin_within(wait, &key, "m3", known).await.unwrap_err(), TurnError::InProgress);
+        }
+        assert_eq!(s.store.commit(&held, &base, commit("m2")).await.unwrap().turn.seq, 2);
+    }
+
+    async fn who_does_not_want_to_wait_gets_a_free_session(s) {
+        let begun = s.begin_within(Duration::ZERO, &session("a"), "m1", None).await;
+        assert!(matches!(begun.unwrap(), StoreBegin::Claimed { .. }));
     }
 
     async fn those_who_wait_are_served_in_order_one_at_a_time(s) {

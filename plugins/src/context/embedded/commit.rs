@@ -45,7 +45,7 @@ impl Writer {
     /// Makes a commit part of a group, or refuses it.
     pub(super) fn stage(&self, job: CommitJob, group: &mut Group) {
         let now = self.clock.now();
-        let Some((head, user)) = self.table.spend(&job.claim, now) else {
+        let Some((head, user)) = self.table.spend(&job.claim) else {
             group.late.push(job);
             return;
         };
@@ -147,11 +147,10 @@ impl Writer {
                     }
                 }
             });
-            let now = self.clock.now();
             for Staged { claim, stored, head, user, reply, .. } in group.staged {
                 match &written {
                     Ok(()) => {
-                        self.table.committed(&claim.key, (head, user), &stored.state, now);
+                        self.table.committed(&claim.key, (head, user), &stored.state);
                         let _ = reply.send(Ok(stored)); // whoever asked may have gone
                     }
                     Err(e) => self.refuse(&claim, reply, e.clone()),

@@ -32,7 +32,7 @@ use self::{
     commit::CommitJob,
     disk::Disk,
     sweep::Sweep,
-    table::{Asked, Held, Place, Table},
+    table::{Asked, Held, Place, Table, Term},
     writer::{Job, Reply, Writer},
 };
 use super::{BeginRequest, Durability, Limits, OpenError, Store, StoreBegin, Stored};
@@ -67,7 +67,7 @@ impl Embedded {
     pub fn open(dir: &Path, durability: Durability, limits: Limits, clock: Clock) -> Result<Self, OpenError> {
         let storage = |e: std::io::Error| OpenError::Storage { dir: dir.to_owned(), cause: e.to_string() };
         let (disk, generation) = Disk::open(dir)?;
-        let (disk, table) = (Arc::new(disk), Table::new(generation));
+        let (disk, table) = (Arc::new(disk), Table::new(generation, clock.clone()));
         let limits = Limits { turns: limits.turns.max(1), ..limits };
         let dirty = Arc::new(AtomicBool::new(false));
         let (jobs, queue) = mpsc::channel(MAX_JOBS);
@@ -122,17 +122,18 @@ impl Embedded {
 
     /// The session from the disk, or nothing if its version is `known`.
     async fn read_session(&self, key: &SessionKey, known: Option<Version>) -> Result<Option<Arc<SessionState>>, TurnError> {
-        let (current, writes) = self.table.current(key, self.clock.now());
+        let (current, writes) = self.table.current(key);
         if current.is_some() && current == known {
             return Ok(None);
         }
         let (now, limit, owned) = (self.clock.now(), self.limits.turns, key.clone());
         let found = self.read(move |disk| disk.with(|engine| engine.session(&owned, limit, now))).await?;
-        self.table.learn(key, found.head, found.user, writes, now);
+        self.table.learn(key, found.head, found.user, writes);
         Ok((Some(found.state.version) != known).then_some(found.state))
     }
 
-    async fn begin_slowly(&self, request: BeginRequest<'_>, mut asked: Asked) -> Result<StoreBegin, TurnError> {
+    async fn begin_slowly(&self, request: BeginRequest<'_>, term: Term, mut asked: Asked) -> Result<StoreBegin, TurnError> {
+        let end = Instant::now() + request.wait.min(term.lapses.saturating_sub(self.clock.monotonic()));
         let known = request.known.map(|state| state.version);
         loop {
             let mut held = match asked {
@@ -143,7 +144,7 @@ impl Embedded {
                         return Ok(StoreBegin::Answered(turn));
                     }
                     let Asked::Queued(place) = busy else { return Err(TurnError::InProgress) };
-                    self.wait(&request, place).await?
+                    self.wait(request.key, term, end, place).await?
                 }
             };
             let state = match held.state.take() {
@@ -156,20 +157,19 @@ impl Embedded {
             if held.stands() {
                 return Ok(StoreBegin::Claimed { claim: held.into_claim(), state });
             }
-            asked = self.table.ask(request.key, request.until, self.clock.now()).0; // erased while we read
+            asked = self.table.ask(request.key, term).0; // erased while we read
         }
     }
 
     /// Waits in a session's queue until it is our turn or too late.
-    async fn wait(&self, request: &BeginRequest<'_>, mut place: Place) -> Result<Held, TurnError> {
-        let end = Instant::now() + self.clock.now().until(request.until);
+    async fn wait(&self, key: &SessionKey, term: Term, end: Instant, mut place: Place) -> Result<Held, TurnError> {
         loop {
-            let lapse = Instant::now() + self.clock.now().until(place.lapses).max(RECHECK);
+            let lapse = Instant::now() + place.lapses.saturating_sub(self.clock.monotonic()).max(RECHECK);
             match timeout_at(end.min(lapse), &mut place.turn).await {
-                Ok(Ok(held)) if self.clock.now() < request.until => return Ok(held),
+                Ok(Ok(held)) if self.clock.monotonic() < term.lapses => return Ok(held),
                 Ok(_) => return Err(TurnError::InProgress),
                 Err(_) if Instant::now() >= end => return Err(TurnError::InProgress),
-                Err(_) => place.lapses = self.table.pass_on_lapsed(request.key, self.clock.now()),
+                Err(_) => place.lapses = self.table.pass_on_lapsed(key),
             }
         }
     }
@@ -195,16 +195,18 @@ impl Drop for Embedded {
 
 impl Store for Embedded {
     fn begin<'a>(&'a self, request: BeginRequest<'a>) -> Step<'a, Result<StoreBegin, TurnError>> {
-        let (asked, current) = self.table.ask(request.key, request.until, self.clock.now());
+        let lapses = self.clock.monotonic() + self.clock.now().until(request.until);
+        let term = Term { until: request.until, lapses };
+        let (asked, current) = self.table.ask(request.key, term);
         let Some(known) = request.known.filter(|known| current == Some(known.version)) else {
-            return Step::Pending(Box::pin(self.begin_slowly(request, asked)));
+            return Step::Pending(Box::pin(self.begin_slowly(request, term, asked)));
         };
         match (answered(known, &request), asked) {
             (Ok(Some(turn)), _) => Step::Ready(Ok(StoreBegin::Answered(turn))),
             (Err(e), _) => Step::Ready(Err(e)),
             (Ok(None), Asked::Full) => Step::Ready(Err(TurnError::InProgress)),
             (Ok(None), Asked::Held(held)) => Step::Ready(Ok(StoreBegin::Claimed { claim: held.into_claim(), state: None })),
-            (Ok(None), queued) => Step::Pending(Box::pin(self.begin_slowly(request, queued))),
+            (Ok(None), queued) => Step::Pending(Box::pin(self.begin_slowly(request, term, queued))),
         }
     }
 
@@ -218,7 +220,7 @@ impl Store for Embedded {
     }
 
     fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
-        if known.is_some() && self.table.current(key, self.clock.now()).0 == known {
+        if known.is_some() && self.table.current(key).0 == known {
             return Step::Ready(Ok(None));
         }
         Step::Pending(Box::pin(self.read_session(key, known)))

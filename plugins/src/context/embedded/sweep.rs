@@ -117,12 +117,12 @@ impl Writer {
             }
             Ok(())
         })?;
-        expired.into_iter().try_for_each(|found| self.remove(found, now))
+        expired.into_iter().try_for_each(|found| self.remove(found))
     }
 
-    fn remove(&self, expired: Expired, now: Timestamp) -> Result<(), TurnError> {
+    fn remove(&self, expired: Expired) -> Result<(), TurnError> {
         match expired {
-            Expired::Session(session, _) if self.table.is_claimed(&session, now) => Ok(()), // its turn may yet renew it
+            Expired::Session(session, _) if self.table.is_claimed(&session) => Ok(()), // its turn may yet renew it
             Expired::Session(session, head) => {
                 self.write_batch(|batch| {
                     batch.remove(codec::place(Kind::Session, &session));

@@ -10,12 +10,13 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::sync::oneshot;
 
 use super::codec::{SessionHead, UserHead, user_of};
-use crate::api::{Claim, SessionKey, SessionState, Timestamp, Version};
+use crate::api::{Claim, Clock, SessionKey, SessionState, Timestamp, Version};
 
 /// Most messages that wait for one session.
 pub(super) const MAX_WAITERS: usize = 128;
@@ -28,6 +29,7 @@ const SHARD_SIZE: usize = 1024;
 pub(super) struct Table {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
+    clock: Clock,
     /// Fences and versions are drawn from one counter that never repeats in the directory's life.
     stamps: AtomicU64,
 }
@@ -47,11 +49,21 @@ struct Session {
     queue: VecDeque<Waiter>,
 }
 
+/// How long a claim stands.
+#[derive(Clone, Copy)]
+pub(super) struct Term {
+    /// As it was asked for.
+    pub(super) until: Timestamp,
+    /// The same on [`Clock::monotonic`], which decides: a step of the machine's clock ends no turn.
+    pub(super) lapses: Duration,
+}
+
 /// A claim, as the table knows it.
 #[derive(Clone, Copy)]
 struct Lease {
     fence: u64,
-    until: Timestamp,
+    /// On [`Clock::monotonic`].
+    lapses: Duration,
     /// Its commit is being written: it neither lapses nor is given up.
     spending: bool,
 }
@@ -59,7 +71,7 @@ struct Lease {
 /// Somebody in a session's queue.
 struct Waiter {
     key: SessionKey,
-    until: Timestamp,
+    term: Term,
     turn: oneshot::Sender<Held>,
 }
 
@@ -76,8 +88,8 @@ pub(super) struct Held {
 pub(super) struct Place {
     /// Yields the claim.
     pub(super) turn: oneshot::Receiver<Held>,
-    /// When the present holder's claim lapses.
-    pub(super) lapses: Timestamp,
+    /// When the present holder's claim lapses, on [`Clock::monotonic`].
+    pub(super) lapses: Duration,
 }
 
 /// What comes of asking for a session.
@@ -96,9 +108,9 @@ struct Handover(Option<(oneshot::Sender<Held>, Held)>);
 
 impl Table {
     /// `generation` is greater each time the directory is opened; each has room for 2⁴⁴ stamps.
-    pub(super) fn new(generation: u64) -> Arc<Self> {
+    pub(super) fn new(generation: u64, clock: Clock) -> Arc<Self> {
         let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
-        Arc::new(Self { shards, hasher: RandomState::new(), stamps: AtomicU64::new(generation << 44) })
+        Arc::new(Self { shards, hasher: RandomState::new(), clock, stamps: AtomicU64::new(generation << 44) })
     }
 
     /// A number greater than all before.
@@ -107,13 +119,14 @@ impl Table {
     }
 
     /// Claims a session or queues for it. Also says which version is current, if that is known.
-    pub(super) fn ask(self: &Arc<Self>, key: &SessionKey, until: Timestamp, now: Timestamp) -> (Asked, Option<Version>) {
+    pub(super) fn ask(self: &Arc<Self>, key: &SessionKey, term: Term) -> (Asked, Option<Version>) {
+        let (now, time) = (self.clock.now(), self.clock.monotonic());
         let mut shard = self.shard(key.user().as_bytes());
         let current = shard.version(key, now);
-        let session = shard.session(key.as_bytes(), now);
-        let free = session.lease.is_none_or(|lease| !lease.spending && lease.until <= now);
+        let session = shard.session(key.as_bytes(), time);
+        let free = session.lease.is_none_or(|lease| !lease.stands(time));
         if free && session.queue.is_empty() {
-            return (Asked::Held(self.lease(session, key, until, None)), current);
+            return (Asked::Held(self.lease(session, key, term, None)), current);
         }
         if session.queue.len() >= MAX_WAITERS {
             session.queue.retain(|waiter| !waiter.turn.is_closed());
@@ -122,21 +135,22 @@ impl Table {
             return (Asked::Full, current);
         }
         let (sender, turn) = oneshot::channel();
-        session.queue.push_back(Waiter { key: key.clone(), until, turn: sender });
+        session.queue.push_back(Waiter { key: key.clone(), term, turn: sender });
         let handover = if free { self.next(session, None) } else { Handover(None) };
-        let lapses = session.lease.map_or(now, |lease| lease.until);
+        let lapses = session.lease.map_or(time, |lease| lease.lapses);
         drop(shard);
         handover.send();
         (Asked::Queued(Place { turn, lapses }), current)
     }
 
     /// Lets the next in line have a session whose claim has lapsed. Says when the claim that then holds it lapses.
-    pub(super) fn pass_on_lapsed(self: &Arc<Self>, key: &SessionKey, now: Timestamp) -> Timestamp {
+    pub(super) fn pass_on_lapsed(self: &Arc<Self>, key: &SessionKey) -> Duration {
+        let time = self.clock.monotonic();
         let mut shard = self.shard(key.user().as_bytes());
-        let session = shard.session(key.as_bytes(), now);
-        let lapsed = session.lease.is_none_or(|lease| !lease.spending && lease.until <= now);
+        let session = shard.session(key.as_bytes(), time);
+        let lapsed = session.lease.is_none_or(|lease| !lease.stands(time));
         let handover = if lapsed { self.next(session, None) } else { Handover(None) };
-        let lapses = session.lease.map_or(now, |lease| lease.until);
+        let lapses = session.lease.map_or(time, |lease| lease.lapses);
         drop(shard);
         handover.send();
         lapses
@@ -154,16 +168,18 @@ impl Table {
     }
 
     /// Which version is current, if that is known, and a note for [`learn`](Self::learn).
-    pub(super) fn current(&self, key: &SessionKey, now: Timestamp) -> (Option<Version>, u64) {
+    pub(super) fn current(&self, key: &SessionKey) -> (Option<Version>, u64) {
+        let now = self.clock.now();
         let shard = self.shard(key.user().as_bytes());
         (shard.version(key, now), shard.writes)
     }
 
     /// Notes heads read from the disk, unless something was written since [`current`](Self::current) gave `writes`.
-    pub(super) fn learn(&self, key: &SessionKey, head: SessionHead, user: UserHead, writes: u64, now: Timestamp) {
+    pub(super) fn learn(&self, key: &SessionKey, head: SessionHead, user: UserHead, writes: u64) {
+        let time = self.clock.monotonic();
         let mut shard = self.shard(key.user().as_bytes());
         if shard.writes == writes {
-            shard.session(key.as_bytes(), now).head = Some(head);
+            shard.session(key.as_bytes(), time).head = Some(head);
             shard.users.insert(key.user().as_bytes().into(), user);
         }
     }
@@ -175,33 +191,30 @@ impl Table {
     }
 
     /// Whether anybody holds a session.
-    pub(super) fn is_claimed(&self, session: &[u8], now: Timestamp) -> bool {
-        self.shard(user_of(session)).lease(session).is_some_and(|lease| lease.spending || lease.until > now)
+    pub(super) fn is_claimed(&self, session: &[u8]) -> bool {
+        let time = self.clock.monotonic();
+        self.shard(user_of(session)).lease(session).is_some_and(|lease| lease.stands(time))
     }
 
     /// Marks a live claim as being spent, so that it cannot lapse while its commit is written. `None` if it is lost or being spent.
     /// The heads are given as far as they are known.
-    pub(super) fn spend(&self, claim: &Claim, now: Timestamp) -> Option<(Option<SessionHead>, Option<UserHead>)> {
+    pub(super) fn spend(&self, claim: &Claim) -> Option<(Option<SessionHead>, Option<UserHead>)> {
+        let time = self.clock.monotonic();
         let mut shard = self.shard(claim.key.user().as_bytes());
         let user = shard.users.get(claim.key.user().as_bytes()).copied();
         let session = shard.sessions.get_mut(claim.key.as_bytes())?;
-        let lease = session.lease.as_mut().filter(|lease| lease.fence == claim.fence && lease.until > now && !lease.spending)?;
+        let lease = session.lease.as_mut().filter(|lease| lease.fence == claim.fence && lease.lapses > time && !lease.spending)?;
         lease.spending = true;
         Some((session.head, user))
     }
 
     /// Takes note of a commit: the claim is spent, the next in line gets the session as it is now.
-    pub(super) fn committed(
-        self: &Arc<Self>,
-        key: &SessionKey,
-        (head, user): (SessionHead, UserHead),
-        state: &Arc<SessionState>,
-        now: Timestamp,
-    ) {
+    pub(super) fn committed(self: &Arc<Self>, key: &SessionKey, (head, user): (SessionHead, UserHead), state: &Arc<SessionState>) {
+        let time = self.clock.monotonic();
         let mut shard = self.shard(key.user().as_bytes());
         shard.writes += 1;
         shard.users.insert(key.user().as_bytes().into(), user);
-        let session = shard.session(key.as_bytes(), now);
+        let session = shard.session(key.as_bytes(), time);
         session.head = Some(head);
         let handover = self.next(session, Some(state));
         drop(shard);
@@ -259,25 +272,32 @@ impl Table {
         session.lease = None;
         while let Some(waiter) = session.queue.pop_front() {
             if !waiter.turn.is_closed() {
-                return Handover(Some((waiter.turn, self.lease(session, &waiter.key, waiter.until, state.cloned()))));
+                return Handover(Some((waiter.turn, self.lease(session, &waiter.key, waiter.term, state.cloned()))));
             }
         }
         Handover(None)
     }
 
-    fn lease(self: &Arc<Self>, session: &mut Session, key: &SessionKey, until: Timestamp, state: Option<Arc<SessionState>>) -> Held {
+    fn lease(self: &Arc<Self>, session: &mut Session, key: &SessionKey, term: Term, state: Option<Arc<SessionState>>) -> Held {
         let fence = self.stamp();
-        session.lease = Some(Lease { fence, until, spending: false });
-        Held { table: self.clone(), claim: Some(Claim { key: key.clone(), fence, until }), state }
+        session.lease = Some(Lease { fence, lapses: term.lapses, spending: false });
+        Held { table: self.clone(), claim: Some(Claim { key: key.clone(), fence, until: term.until }), state }
+    }
+}
+
+impl Lease {
+    /// Whether nobody else can have the session yet.
+    fn stands(self, time: Duration) -> bool {
+        self.spending || self.lapses > time
     }
 }
 
 impl Shard {
     /// The session's entry. A full shard first forgets all that are not in use: the disk knows them.
-    fn session(&mut self, key: &[u8], now: Timestamp) -> &mut Session {
+    fn session(&mut self, key: &[u8], time: Duration) -> &mut Session {
         if !self.sessions.contains_key(key) {
             if self.sessions.len() >= SHARD_SIZE || self.users.len() >= SHARD_SIZE {
-                self.sessions.retain(|_, s| s.lease.is_some_and(|l| l.spending || l.until > now) || !s.queue.is_empty());
+                self.sessions.retain(|_, s| s.lease.is_some_and(|lease| lease.stands(time)) || !s.queue.is_empty());
                 self.users.clear();
             }
             self.sessions.insert(key.into(), Session::default());

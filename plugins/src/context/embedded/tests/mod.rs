@@ -7,9 +7,13 @@ mod parallel;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{Embedded, codec::Kind};
+use super::{
+    Embedded,
+    codec::Kind,
+    table::{Asked, Table, Term},
+};
 use crate::{
-    api::{Clock, TurnError},
+    api::{Clock, Timestamp, TurnError},
     context::{
         Durability, OpenError,
         conformance::{LIMITS, Subject, TempDir, clock, commit, session},
@@ -53,6 +57,23 @@ async fn a_claim_from_before_a_restart_is_worth_nothing_after_it() {
     assert!(new.fence > old.fence);
     let refused = after.store().commit(&old, &base, commit("m1")).await;
     assert_eq!(refused.unwrap_err(), TurnError::ClaimLost);
+}
+
+#[test]
+fn a_step_of_the_machines_clock_ends_no_claim() {
+    let clock = clock();
+    let table = Table::new(1, clock.clone());
+    let stepped = Timestamp(1); // `until` long past: as after a step forward
+    let lapses = clock.monotonic() + Duration::from_secs(1);
+    let (Asked::Held(held), _) = table.ask(&session("a"), Term { until: stepped, lapses }) else { panic!() };
+    let claim = held.into_claim();
+    assert!(matches!(table.ask(&session("a"), Term { until: stepped, lapses }).0, Asked::Queued(_)));
+    clock.advance(Duration::from_millis(999));
+    assert!(table.is_claimed(session("a").as_bytes()));
+    assert!(table.spend(&claim).is_some());
+    table.unspend(&claim.key);
+    clock.advance(Duration::from_millis(1));
+    assert!(table.spend(&claim).is_none());
 }
 
 #[tokio::test]
