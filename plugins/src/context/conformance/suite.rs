@@ -156,6 +156,36 @@ suite! { ($)
         assert_eq!(s.state(&key).await.seq, 1);
     }
 
+    async fn a_commit_given_up_and_repeated_is_one_turn(s) {
+        let key = session("a");
+        let (claim, base) = s.claim(&key, "m1").await;
+        let mut first = s.store.commit(&claim, &base, commit("m1"));
+        let early = tokio::time::timeout(Duration::ZERO, &mut first).await; // begun, and mostly not done
+        drop(first);
+        let again = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
+        assert!(early.is_err() || early.unwrap().unwrap().turn == again.turn);
+        assert_eq!((again.turn.seq, ids(&s.state(&key).await)), (1, vec!["m1"]));
+        assert_eq!(s.turn(&key, "m2").await.turn.seq, 2);
+    }
+
+    async fn a_commit_repeated_after_its_claim_was_given_up_yields_the_turn_it_made(s) {
+        let key = session("a");
+        let (claim, base) = s.claim(&key, "m1").await;
+        let first = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
+        s.store.release(&claim);
+        let (_next, _) = s.claim(&key, "m2").await;
+        let again = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
+        assert_eq!((again.turn, s.state(&key).await.seq), (first.turn, 1));
+    }
+
+    async fn a_claim_given_up_before_its_commit_is_lost(s) {
+        let key = session("a");
+        let (claim, base) = s.claim(&key, "m1").await;
+        s.store.release(&claim);
+        assert_eq!(s.store.commit(&claim, &base, commit("m1")).await.unwrap_err(), TurnError::ClaimLost);
+        assert_eq!(s.turn(&key, "m1").await.turn.seq, 1);
+    }
+
     async fn a_released_session_is_free_and_unchanged(s) {
         let key = session("a");
         let before = s.turn(&key, "m1").await.state;

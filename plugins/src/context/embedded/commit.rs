@@ -132,8 +132,9 @@ impl Writer {
 
     /// Writes a group and answers everybody in it.
     pub(super) fn write(&self, group: Group) {
+        let mut written = Ok(());
         if !group.staged.is_empty() {
-            let written = self.write_batch(|batch| {
+            written = self.write_batch(|batch| {
                 for commit in &group.staged {
                     commit.put(batch);
                 }
@@ -158,7 +159,7 @@ impl Writer {
             }
         }
         for job in group.late {
-            let answer = self.repeated(&job);
+            let answer = written.clone().and_then(|()| self.repeated(&job)); // it may repeat one that failed just now
             let _ = job.reply.send(answer); // whoever asked may have gone
         }
     }

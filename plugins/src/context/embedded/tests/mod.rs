@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod model;
 mod parallel;
+mod queue;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
