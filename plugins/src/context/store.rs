@@ -81,7 +81,8 @@ pub trait Store: Send + Sync {
     /// [`TurnError::Corrupt`], [`TurnError::Unavailable`].
     fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>>;
 
-    /// Erases one session's turns and slots. Its `seq` goes on; claims given before are lost. What is damaged is erased too, `seq` and all.
+    /// Erases one session's turns and slots. Its `seq` goes on, its expiry stays; claims given before are lost. What is damaged is
+    /// erased too, `seq` and all.
     ///
     /// # Errors
     /// [`TurnError::Unavailable`].
@@ -89,8 +90,11 @@ pub trait Store: Send + Sync {
 
     /// Erases all of a user's sessions, as [`erase_session`](Self::erase_session) does, and the user's slots.
     ///
+    /// All of it is gone at one moment for whoever reads, and stays gone even if the process is killed before this returns. It
+    /// returns when nothing of it is left in the store. Others' commits do not wait for that.
+    ///
     /// # Errors
-    /// [`TurnError::Unavailable`]; some sessions may be erased then, and erasing again completes it.
+    /// [`TurnError::Unavailable`]; all or nothing may be erased then, and erasing again completes it.
     fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>>;
 
     /// Resolves when everything acknowledged before is as durable as the store can make it.

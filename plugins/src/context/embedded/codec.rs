@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Turn = 3,
     /// How often the directory was opened.
     Generation = 4,
+    /// A user's sessions of versions before this are erased, and not all removed yet.
+    Erasure = 5,
 }
 
 impl Kind {
@@ -33,6 +35,7 @@ impl Kind {
             Self::User => "user",
             Self::Turn => "turn",
             Self::Generation => "generation",
+            Self::Erasure => "erasure",
         }
     }
 }
@@ -53,6 +56,11 @@ pub(super) struct SessionHead {
 impl SessionHead {
     /// A session that does not exist.
     pub(super) const ABSENT: Self = Self { version: 0, seq: 0, first: 1, expires: Timestamp(u64::MAX) };
+
+    /// The same after an erasure of what is older than `version`: no turns and no slots, and as long to live as before.
+    pub(super) fn erased(self, version: u64) -> Self {
+        if self.version == 0 || self.version >= version { self } else { Self { version, first: self.seq + 1, ..self } }
+    }
 
     /// The same, or [`Self::ABSENT`] if it has expired.
     pub(super) fn live(self, now: Timestamp) -> Self {
@@ -92,6 +100,12 @@ pub(super) fn turn_place(session: &[u8], seq: u64) -> Vec<u8> {
     let mut place = place(Kind::Turn, session);
     place.extend_from_slice(&seq.to_be_bytes());
     place
+}
+
+/// The session and the number of the turn that stands at a [`turn_place`].
+pub(super) fn session_and_seq(place: &[u8]) -> (&[u8], u64) {
+    let (session, seq) = place[1..].split_last_chunk().expect("a turn's place ends with its number");
+    (session, u64::from_be_bytes(*seq))
 }
 
 /// The user's key that a session's key begins with: two parts, each after its length.
@@ -150,12 +164,13 @@ pub(super) fn decode_turn(owner: &[u8], record: &[u8]) -> Result<Turn, TurnError
     })
 }
 
-pub(super) fn encode_generation(owner: &[u8], generation: u64) -> Vec<u8> {
-    seal(Kind::Generation, owner, |out| out.extend_from_slice(&generation.to_le_bytes()))
+/// A record that is one number: [`Kind::Generation`] or [`Kind::Erasure`].
+pub(super) fn encode_number(kind: Kind, owner: &[u8], number: u64) -> Vec<u8> {
+    seal(kind, owner, |out| out.extend_from_slice(&number.to_le_bytes()))
 }
 
-pub(super) fn decode_generation(owner: &[u8], record: &[u8]) -> Result<u64, TurnError> {
-    open(Kind::Generation, owner, record, Reader::u64)
+pub(super) fn decode_number(kind: Kind, owner: &[u8], record: &[u8]) -> Result<u64, TurnError> {
+    open(kind, owner, record, Reader::u64)
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -321,7 +336,9 @@ mod tests {
         let user = UserHead { version: 1, expires: Timestamp(4) };
         assert_eq!(decode_user(b"k", &encode_user(b"k", &user, &slots())).unwrap(), (user, slots()));
         assert_eq!(decode_turn(b"k", &encode_turn(b"k", &turn())).unwrap(), turn());
-        assert_eq!(decode_generation(b"k", &encode_generation(b"k", 5)).unwrap(), 5);
+        for kind in [Kind::Generation, Kind::Erasure] {
+            assert_eq!(decode_number(kind, b"k", &encode_number(kind, b"k", 5)).unwrap(), 5);
+        }
     }
 
     #[test]
@@ -350,6 +367,7 @@ mod tests {
     fn a_session_key_begins_with_its_users_key() {
         let user = crate::api::Tenant::from_config("bank").unwrap().user("u-1").unwrap();
         assert_eq!(user_of(user.session("s").unwrap().as_bytes()), user.as_bytes());
+        assert_eq!(session_and_seq(&turn_place(b"session", 258)), (&b"session"[..], 258));
         assert_eq!(user_of(b"\xff"), b"\xff");
         assert_eq!(user_of(b""), b"");
     }

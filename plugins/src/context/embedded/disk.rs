@@ -11,7 +11,7 @@ use std::{
 
 use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 
-use super::codec::{self, Kind, SessionHead, UserHead};
+use super::codec::{self, Kind, SessionHead, UserHead, user_of};
 use crate::{
     api::{SessionKey, SessionState, Slots, Timestamp, Turn, TurnError, Version},
     context::OpenError,
@@ -153,8 +153,8 @@ impl Engine {
 
     fn count_opening(&self) -> Result<u64, TurnError> {
         let place = codec::place(Kind::Generation, &[]);
-        let before = self.get(&place)?.map_or(Ok(0), |record| codec::decode_generation(&place, &record))?;
-        self.records.insert(&place, codec::encode_generation(&place, before + 1)).map_err(fault)?;
+        let before = self.get(&place)?.map_or(Ok(0), |record| codec::decode_number(Kind::Generation, &place, &record))?;
+        self.records.insert(&place, codec::encode_number(Kind::Generation, &place, before + 1)).map_err(fault)?;
         self.db.persist(PersistMode::SyncAll).map_err(fault)?;
         Ok(before + 1)
     }
@@ -169,15 +169,23 @@ impl Engine {
         self.records.range(from..)
     }
 
-    /// Places of all records that begin with `prefix`.
-    pub(super) fn places(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, TurnError> {
-        self.records.prefix(prefix).map(|item| item.key().map(|key| key.to_vec()).map_err(fault)).collect()
+    /// Places that begin with `prefix`, in order, from `from` on.
+    pub(super) fn places(&self, prefix: &[u8], from: &[u8]) -> impl Iterator<Item = Result<Vec<u8>, TurnError>> {
+        let places = self.records.range(from..).map(|item| item.key().map(|key| key.to_vec()).map_err(fault));
+        places.take_while(|place| place.as_ref().map_or(true, |place| place.starts_with(prefix)))
     }
 
     /// A session's head, expired or not.
     pub(super) fn head(&self, session: &[u8]) -> Result<SessionHead, TurnError> {
         let place = codec::place(Kind::Session, session);
-        self.get(&place)?.map_or(Ok(SessionHead::ABSENT), |record| Ok(codec::decode_session(&place, &record)?.0))
+        let head = self.get(&place)?.map_or(Ok(SessionHead::ABSENT), |record| Ok(codec::decode_session(&place, &record)?.0))?;
+        Ok(head.erased(self.erasure(user_of(session))?))
+    }
+
+    /// The version before which a user's sessions are erased although they are still there; 0 if there are none.
+    pub(super) fn erasure(&self, user: &[u8]) -> Result<u64, TurnError> {
+        let place = codec::place(Kind::Erasure, user);
+        self.get(&place)?.map_or(Ok(0), |record| codec::decode_number(Kind::Erasure, &place, &record))
     }
 
     /// A user's head and slots, expired or not.
@@ -193,12 +201,14 @@ impl Engine {
         let place = codec::place(Kind::User, key.user().as_bytes());
         let (user, user_slots) = get(&place)?.map_or(Ok((UserHead::ABSENT, Slots::default())), |r| codec::decode_user(&place, &r))?;
         let place = codec::place(Kind::Session, key.as_bytes());
-        let (head, slots) = get(&place)?.map_or(Ok((SessionHead::ABSENT, Slots::default())), |r| codec::decode_session(&place, &r))?;
+        let (written, slots) = get(&place)?.map_or(Ok((SessionHead::ABSENT, Slots::default())), |r| codec::decode_session(&place, &r))?;
+        let place = codec::place(Kind::Erasure, key.user().as_bytes());
+        let head = written.erased(get(&place)?.map_or(Ok(0), |r| codec::decode_number(Kind::Erasure, &place, &r))?);
         let version = Version { session: head.live(now).version, user: user.live(now).version };
         let mut state = SessionState { version, ..SessionState::default() };
         if head.expires > now {
             state.turns = self.turns(&snapshot, key.as_bytes(), &head, limit)?;
-            (state.seq, state.slots) = (head.seq, slots);
+            (state.seq, state.slots) = (head.seq, if head == written { slots } else { Slots::default() });
         }
         if user.expires > now {
             state.user_slots = user_slots;

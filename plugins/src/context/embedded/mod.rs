@@ -6,6 +6,7 @@
 mod codec;
 mod commit;
 mod disk;
+mod erase;
 mod sweep;
 mod table;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 mod writer;
 
 use std::{
+    collections::VecDeque,
     path::Path,
     sync::{
         Arc,
@@ -90,6 +92,7 @@ impl Embedded {
             sync: durability == Durability::Disk,
             dirty: dirty.clone(),
             sweep: Sweep::default(),
+            erasures: VecDeque::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.into()).spawn(run).map_err(storage);
@@ -233,7 +236,7 @@ impl Store for Embedded {
 
     fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
         let key = key.clone();
-        Box::pin(self.alone(move |writer| writer.erase_user(&key)))
+        Box::pin(self.ask(|reply| Job::Alone(Box::new(move |writer| writer.erase_user(&key, reply)))))
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), TurnError>> {

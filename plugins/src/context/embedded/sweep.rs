@@ -1,4 +1,4 @@
-//! Removes what was asked to be erased and what has expired. Part of the writer's work.
+//! Removes what has expired, and has cut-short erasures taken up again. Part of the writer's work.
 
 use fjall::Slice;
 
@@ -7,10 +7,10 @@ use super::{
     disk::fault,
     writer::Writer,
 };
-use crate::api::{SessionKey, Slots, Timestamp, TurnError, UserKey};
+use crate::api::{Timestamp, TurnError};
 
 /// Most records looked at in one step, so that commits do not wait for long.
-const STEP: usize = 1000;
+pub(super) const STEP: usize = 1000;
 
 /// Calls of [`Writer::sweep_on`] that do nothing after a whole round: expired records cannot be read anyway, so there is no hurry.
 const PAUSE: u32 = 60;
@@ -31,47 +31,6 @@ enum Expired {
 }
 
 impl Writer {
-    /// Erases a session's turns and slots; its number goes on unless that cannot be read or has expired.
-    pub(super) fn erase_session(&self, key: &SessionKey) -> Result<(), TurnError> {
-        let erased = self.erase(key.as_bytes());
-        self.table.forget(key.as_bytes(), true);
-        erased
-    }
-
-    /// Erases all of a user's sessions, then the user's slots.
-    pub(super) fn erase_user(&self, key: &UserKey) -> Result<(), TurnError> {
-        let user = key.as_bytes();
-        let sessions = self.disk.with(|engine| engine.places(&codec::place(Kind::Session, user)));
-        let erased = sessions.and_then(|places| {
-            places.iter().try_for_each(|place| self.erase(&place[1..]))?;
-            self.write_batch(|batch| batch.remove(codec::place(Kind::User, user)))
-        });
-        self.table.forget(user, true);
-        erased
-    }
-
-    fn erase(&self, session: &[u8]) -> Result<(), TurnError> {
-        let now = self.clock.now();
-        let head = match self.disk.with(|engine| engine.head(session)) {
-            Ok(head) => head.live(now),
-            Err(TurnError::Corrupt(_)) => SessionHead::ABSENT,
-            Err(e) => return Err(e),
-        };
-        let turns = self.disk.with(|engine| engine.places(&codec::place(Kind::Turn, session)))?;
-        self.write_batch(|batch| {
-            turns.into_iter().for_each(|place| batch.remove(place));
-            let place = codec::place(Kind::Session, session);
-            if head.version == 0 {
-                batch.remove(place);
-            } else {
-                let expires = now.after(self.limits.keep);
-                let erased = SessionHead { version: self.table.stamp(), seq: head.seq, first: head.seq + 1, expires };
-                let record = codec::encode_session(&place, &erased, &Slots::default());
-                batch.put(place, record);
-            }
-        })
-    }
-
     /// Goes on with the search for what has expired, a step at a time.
     pub(super) fn sweep_on(&mut self) {
         if self.sweep.pause > 0 {
@@ -86,21 +45,29 @@ impl Writer {
         }
     }
 
-    /// A whole round of the search.
+    /// A whole round of the search, with the erasures that it takes up again.
     #[cfg(test)]
     pub(super) fn sweep_all(&mut self) -> Result<(), TurnError> {
         self.sweep.next.clear();
         loop {
             self.sweep_step()?;
             if self.sweep.next.is_empty() {
-                return Ok(());
+                break;
             }
         }
+        while !self.erasures.is_empty() {
+            self.erase_on();
+        }
+        Ok(())
     }
 
     fn sweep_step(&mut self) -> Result<(), TurnError> {
         let now = self.clock.now();
-        let from = if self.sweep.next.is_empty() { codec::place(Kind::Session, &[]) } else { std::mem::take(&mut self.sweep.next) };
+        let mut from = std::mem::take(&mut self.sweep.next);
+        if from.is_empty() {
+            self.resume_erasures()?;
+            from = codec::place(Kind::Session, &[]);
+        }
         let mut expired = Vec::new();
         self.disk.with(|engine| {
             for (looked_at, item) in engine.scan(from).enumerate() {

@@ -1,6 +1,7 @@
 //! The one thread that writes: it takes what has queued up, writes it as one batch and answers everybody.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,12 +11,14 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    task::yield_now,
+    time::{Instant, sleep_until},
 };
 
 use super::{
     commit::{CommitJob, Group},
     disk::{Batch, Disk},
+    erase::Erasure,
     sweep::Sweep,
     table::Table,
 };
@@ -50,19 +53,25 @@ pub(super) struct Writer {
     /// Something was written and not yet synced.
     pub(super) dirty: Arc<AtomicBool>,
     pub(super) sweep: Sweep,
+    pub(super) erasures: VecDeque<Erasure>,
 }
 
 impl Writer {
-    /// Works until all senders are gone, then syncs.
+    /// Works until all senders are gone, then syncs. What is left of erasures then is done after the next opening.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut taken = Vec::with_capacity(MAX_GROUP);
         let mut tick = Instant::now() + TICK;
         loop {
-            match tokio::time::timeout_at(tick, jobs.recv_many(&mut taken, MAX_GROUP)).await {
-                Ok(0) => break,
-                Ok(_) => self.work(&mut taken),
-                Err(_) => self.revive(),
+            tokio::select! {
+                biased; // so that whoever waits for a commit waits for one step of an erasure at most
+                n = jobs.recv_many(&mut taken, MAX_GROUP) => match n {
+                    0 => break,
+                    _ => self.work(&mut taken),
+                },
+                () = yield_now(), if !self.erasures.is_empty() => {}
+                () = sleep_until(tick) => self.revive(),
             }
+            self.erase_on();
             if Instant::now() >= tick {
                 tick = Instant::now() + TICK;
                 self.sweep_on();

@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::open;
+use super::{erase::cut_short, open, records};
 use crate::{
     api::{Change, Claim, Clock, Commit, SessionKey, SessionState, SlotDelta, SlotValue, Slots, Timestamp, TurnError},
     context::{
         Durability, StoreBegin,
         conformance::{LIMITS, Subject, TempDir, clock, commit, user},
-        embedded::Embedded,
+        embedded::{Embedded, codec::Kind},
     },
 };
 
@@ -74,7 +74,11 @@ impl Run {
             }
             84..86 => {
                 let user = self.keys[i].user().clone();
-                self.s().store().erase_user(&user).await.unwrap();
+                if self.rng.bool() {
+                    cut_short(&self.open.as_ref().unwrap().0, &user).await;
+                } else {
+                    self.s().store().erase_user(&user).await.unwrap();
+                }
                 self.users.remove(user.as_bytes());
                 (0..self.keys.len()).filter(|i| *self.keys[*i].user() == user).collect::<Vec<_>>().into_iter().for_each(|i| self.erased(i));
             }
@@ -100,8 +104,8 @@ impl Run {
     }
 
     fn erased(&mut self, i: usize) {
-        let expires = self.clock.now().after(LIMITS.keep);
-        self.sessions[i] = Session { seq: self.live(i).seq, expires, ..Session::default() };
+        let Session { seq, expires, .. } = self.live(i);
+        self.sessions[i] = Session { seq, expires, ..Session::default() };
         if let Some(held) = &mut self.held[i] {
             held.lost = true;
         }
@@ -205,5 +209,10 @@ async fn a_random_run_never_differs_from_the_model() {
                 }
             }
         }
+        run.held.iter_mut().for_each(|held| *held = None);
+        run.reopen();
+        run.open.as_ref().unwrap().0.sweep().await.unwrap();
+        let kept: usize = (0..run.keys.len()).map(|i| run.live(i).turns.len()).sum();
+        assert_eq!(records(&run.open.as_ref().unwrap().0, Kind::Turn), kept, "the disk keeps nothing else");
     }
 }

@@ -15,14 +15,14 @@ use crate::{
 };
 
 /// The writer, held up. Dropping it lets the writer go on.
-struct Gate {
+pub(super) struct Gate {
     /// How many batches were written before the writer came here.
     batches: oneshot::Receiver<u64>,
     _open: std_mpsc::Sender<()>,
 }
 
 /// Queues a job that holds the writer up.
-fn gate(store: &Embedded) -> Gate {
+pub(super) fn gate(store: &Embedded) -> Gate {
     let (reached, batches) = oneshot::channel();
     let (open, opened) = std_mpsc::channel::<()>();
     let job = Job::Alone(Box::new(move |writer| {
@@ -35,13 +35,13 @@ fn gate(store: &Embedded) -> Gate {
 
 impl Gate {
     /// Waits until the writer is here.
-    async fn reached(&mut self) -> u64 {
+    pub(super) async fn reached(&mut self) -> u64 {
         (&mut self.batches).await.unwrap()
     }
 }
 
 /// Polls a future once: it has queued its job then, and the writer is held up.
-async fn begun<T>(future: &mut (impl Future<Output = T> + Unpin)) {
+pub(super) async fn begun<T>(future: &mut (impl Future<Output = T> + Unpin)) {
     let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx).is_pending()));
     assert!(polled.await, "the writer is held up");
 }
