@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,13 @@ pub struct SessionCache {
     sessions: Cache<SessionKey, Arc<SessionState>>,
     /// Loads under way, so that many readers of one cold session cause one read.
     loading: Mutex<HashMap<SessionKey, Arc<OnceCell<Loaded>>>>,
+    /// How often copies were dropped on purpose.
+    drops: AtomicU64,
 }
+
+/// A point in the cache's life, taken before a copy is asked of the store.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark(u64);
 
 impl SessionCache {
     /// At most about `size` bytes, each conversation until it was not used for `idle`. The least recently used goes first.
@@ -30,7 +39,7 @@ impl SessionCache {
             .eviction_policy(EvictionPolicy::lru())
             .support_invalidation_closures()
             .build();
-        Self { sessions, loading: Mutex::default() }
+        Self { sessions, loading: Mutex::default(), drops: AtomicU64::new(0) }
     }
 
     /// The copy of a session, if there is one.
@@ -38,18 +47,29 @@ impl SessionCache {
         self.sessions.get(key)
     }
 
-    /// Puts a copy in place of any older one.
-    pub fn insert(&self, key: &SessionKey, state: &Arc<SessionState>) {
+    /// For [`insert`](Self::insert), before the store is asked.
+    pub fn mark(&self) -> Mark {
+        Mark(self.drops.load(Ordering::SeqCst))
+    }
+
+    /// Puts a copy in place of any older one, unless some copies were dropped since `mark`: it may show what was erased since.
+    pub fn insert(&self, key: &SessionKey, state: &Arc<SessionState>, mark: Mark) {
         self.sessions.insert(key.clone(), state.clone());
+        // Looked at last: whoever counts a drop after this finds the copy and drops it.
+        if self.drops.load(Ordering::SeqCst) != mark.0 {
+            self.sessions.invalidate(key);
+        }
     }
 
     /// Drops a session's copy.
     pub fn remove(&self, key: &SessionKey) {
+        self.drops.fetch_add(1, Ordering::SeqCst);
         self.sessions.invalidate(key);
     }
 
     /// Drops the copies of all of a user's sessions.
     pub fn remove_user(&self, user: &UserKey) {
+        self.drops.fetch_add(1, Ordering::SeqCst);
         let user = user.clone();
         let dropped = self.sessions.invalidate_entries_if(move |key, _| *key.user() == user);
         debug_assert!(dropped.is_ok(), "invalidation closures are switched on");
@@ -68,8 +88,9 @@ impl SessionCache {
             return Ok(state);
         }
         let load = async || {
+            let mark = self.mark();
             let state = load().await?.unwrap_or_default();
-            self.insert(key, &state);
+            self.insert(key, &state, mark);
             Ok(state)
         };
         let flight = Flight { cache: self, key, cell: self.loading().entry(key.clone()).or_default().clone() };

@@ -105,7 +105,7 @@ impl Context {
 impl TurnPhase for Context {
     fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>> {
         Box::pin(async move {
-            let cached = self.cache.get(turn.key);
+            let (mark, cached) = (self.cache.mark(), self.cache.get(turn.key));
             let BeginTurn { key, message_id, q, until, wait, seen } = turn;
             let request = BeginRequest { key, message_id, q, until, wait, known: cached.as_ref() };
             let (claim, state) = match settle(self.store.begin(request)).await? {
@@ -114,7 +114,7 @@ impl TurnPhase for Context {
             };
             let state = match (state, cached) {
                 (Some(state), _) => {
-                    self.cache.insert(key, &state);
+                    self.cache.insert(key, &state, mark);
                     state
                 }
                 (None, Some(cached)) => cached,
@@ -127,8 +127,9 @@ impl TurnPhase for Context {
 
     fn commit<'a>(&'a self, begun: &'a Begun, commit: Commit) -> BoxFuture<'a, Result<Committed, TurnError>> {
         Box::pin(async move {
+            let mark = self.cache.mark();
             let stored = self.store.commit(&begun.claim, &begun.state, commit).await?;
-            self.cache.insert(&begun.claim.key, &stored.state);
+            self.cache.insert(&begun.claim.key, &stored.state, mark);
             Ok(Committed { turn: stored.turn })
         })
     }
@@ -139,11 +140,12 @@ impl TurnPhase for Context {
 
     fn history<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Arc<SessionState>, TurnError>> {
         Box::pin(async move {
+            let mark = self.cache.mark();
             let state = self.cache.get_or_load(key, || settle(self.store.load(key, None))).await?;
             match settle(self.store.load(key, Some(state.version))).await? {
                 None => Ok(state),
                 Some(newer) => {
-                    self.cache.insert(key, &newer);
+                    self.cache.insert(key, &newer, mark);
                     Ok(newer)
                 }
             }

@@ -183,6 +183,26 @@ async fn what_is_erased_is_gone_from_memory_too() {
 }
 
 #[tokio::test]
+async fn a_copy_from_before_an_erasure_does_not_come_back() {
+    let o = opened();
+    let (key, cache) = (session("a"), &o.context.cache);
+    let begun = o.begin(&key, "m1", None).await;
+    let mark = cache.mark();
+    let stored = o.store.commit(&begun.claim, &begun.state, commit("m1")).await.unwrap(); // its caller is slow to take note
+    for user in [false, true] {
+        if user {
+            o.context.erase_user(key.user()).await.unwrap();
+        } else {
+            o.context.erase_session(&key).await.unwrap();
+        }
+        cache.insert(&key, &stored.state, mark);
+        assert!(cache.get(&key).is_none());
+    }
+    o.turn(&key, "m2").await;
+    assert!(cache.get(&key).is_some());
+}
+
+#[tokio::test]
 async fn a_client_that_saw_more_than_there_is_has_a_gap() {
     let o = opened();
     let key = session("a");
@@ -198,7 +218,7 @@ async fn a_client_that_saw_more_than_there_is_has_a_gap() {
 fn the_cache_stays_within_its_size() {
     let cache = SessionCache::new(20_000, Duration::from_secs(60));
     for i in 0..200 {
-        cache.insert(&user("bank", &format!("u{i}")).session("s").unwrap(), &Arc::default());
+        cache.insert(&user("bank", &format!("u{i}")).session("s").unwrap(), &Arc::default(), cache.mark());
     }
     let there = (0..200).filter(|i| cache.get(&user("bank", &format!("u{i}")).session("s").unwrap()).is_some()).count();
     assert!((20..200).contains(&there), "{there} of 200 fit into 20 kB");
