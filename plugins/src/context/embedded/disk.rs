@@ -64,9 +64,11 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Opens the directory and counts the opening: the result is greater at each.
+    /// Opens the directory and counts the opening: the result is greater at each. A new one is for the process's own user only; one
+    /// that is there keeps the mode that it was given.
     pub(super) fn open(dir: &Path) -> Result<(Self, u64), OpenError> {
         let storage = |cause: String| OpenError::Storage { dir: dir.to_owned(), cause };
+        create(&dir.join("context")).map_err(|e| storage(e.to_string()))?;
         let engine = Engine::open(&dir.join("context")).map_err(|e| match e {
             fjall::Error::Locked => OpenError::InUse(dir.to_owned()),
             fjall::Error::JournalRecovery(e) => storage(format!(
@@ -230,6 +232,20 @@ impl Engine {
             next += 1;
         }
         if next == head.seq + 1 { Ok(turns) } else { Err(TurnError::Corrupt("a turn record is missing".into())) }
+    }
+}
+
+/// Makes a directory that others cannot look into, whatever the mode of the files in it, and those above it if need be.
+fn create(dir: &Path) -> std::io::Result<()> {
+    if let Some(above) = dir.parent() {
+        fs::create_dir_all(above)?;
+    }
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        created => created,
     }
 }
 

@@ -53,6 +53,21 @@ async fn a_second_opening_of_the_directory_is_refused() {
     assert!(second.to_string().ends_with("is in use by another fengda"), "{second}");
 }
 
+#[cfg(unix)]
+#[test]
+fn others_cannot_look_into_a_new_directory_and_the_mode_given_to_one_stays() {
+    use std::{fs, os::unix::fs::PermissionsExt};
+    let (dir, clock) = (TempDir::new(), clock());
+    let data = dir.path().join("new/data");
+    let context = data.join("context");
+    let mode = || fs::metadata(&context).unwrap().permissions().mode() & 0o777;
+    drop(open(&data, Durability::Os, &clock));
+    assert_eq!(mode(), 0o700);
+    fs::set_permissions(&context, fs::Permissions::from_mode(0o750)).unwrap();
+    drop(open(&data, Durability::Os, &clock));
+    assert_eq!(mode(), 0o750);
+}
+
 #[tokio::test]
 async fn a_claim_from_before_a_restart_is_worth_nothing_after_it() {
     let (dir, clock) = (TempDir::new(), clock());
