@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a commit may take, beyond the turn's deadline if need be: the answer is there and ought not to be lost.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long after the turn's deadline a begin may still answer that the session was busy all the time.
+const BEGIN_GRACE: Duration = Duration::from_millis(100);
 /// How often a commit is tried.
 const COMMIT_TRIES: u32 = 2;
 /// The pause before it is tried again.
@@ -98,9 +100,11 @@ impl Task {
             message_id: &self.message.message_id,
             q: &self.message.q,
             until: self.gateway.clock.now().after(left),
+            wait: self.deadline.saturating_duration_since(Instant::now()),
             seen: self.message.seen,
         };
-        timeout_at(self.deadline, phase.begin(turn))
+        // Later than the wait for another turn, whose end is no fault of the store.
+        timeout_at(self.deadline + BEGIN_GRACE, phase.begin(turn))
             .await
             .unwrap_or(Err(TurnError::Unavailable("no answer within the turn's deadline".into())))
     }
