@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    downstream::{Downstream, Gone},
+    downstream::Downstream,
     gateway::Gateway,
     respond::Unwritable,
     snapshot::Snapshot,
@@ -23,6 +23,7 @@ pub const DEFAULT_SESSION: &str = "default";
 
 /// The body, as clients send it. Unknown fields are ignored.
 #[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
 struct Body {
     #[serde(default)]
     query: Text,
@@ -99,17 +100,18 @@ pub async fn serve(
 }
 
 async fn answer_json(down: &mut Downstream, mut started: Started, ids: &Ids) -> Result<Result<(), Unwritable>, Reject> {
-    let mut watch = true;
+    let mut gone = false;
     let outcome = loop {
         tokio::select! {
             biased;
             outcome = started.outcome() => break outcome,
-            gone = down.gone(), if watch => {
-                down.close_after();
-                if gone == Gone::Closed && started.cancels() {
+            () = down.gone(), if !gone => {
+                if started.cancels() {
                     return Ok(Err(Unwritable));
                 }
-                watch = false;
+                // Its turn goes on; should only its sending side be closed, it still gets the answer.
+                gone = true;
+                down.close_after();
             }
         }
     };
@@ -144,7 +146,6 @@ impl Events<'_> {
     /// Passes pieces on as they come, until there is an outcome.
     async fn pass_on(&mut self, started: &mut Started) -> Result<Outcome, Unwritable> {
         let mut pieces = started.pieces.take();
-        let mut watch = true;
         loop {
             tokio::select! {
                 biased;
@@ -154,13 +155,7 @@ impl Events<'_> {
                     self.begin().await?;
                     self.down.heartbeat().await?;
                 }
-                gone = self.down.gone(), if watch => {
-                    self.down.close_after();
-                    if gone == Gone::Closed {
-                        return Err(Unwritable);
-                    }
-                    watch = false;
-                }
+                () = self.down.gone() => return Err(Unwritable),
             }
         }
     }

@@ -115,14 +115,12 @@ impl Downstream {
         })
     }
 
-    /// Returns when the client has gone, or broken the protocol by sending more than its request; never if it just waits.
+    /// Returns when the client has gone; never if it waits, or sends its next request ahead.
     ///
     /// A client that closes its sending side counts as gone: on HTTP/1.1 the two look alike.
-    pub async fn gone(&mut self) -> Gone {
-        match self.session.read_body_or_idle(true).await {
-            Err(e) if *e.etype() == ErrorType::ConnectError => Gone::SentMore,
-            _ => Gone::Closed,
-        }
+    pub async fn gone(&mut self) {
+        // What it returns before that is not for this request.
+        while self.session.read_body_or_idle(true).await.is_ok() {}
     }
 
     /// Closes the connection after the answer instead of keeping it for another request.
@@ -180,15 +178,6 @@ enum BodyError {
     TooLarge,
     TooSlow,
     Broken,
-}
-
-/// Why nobody may read an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gone {
-    /// The connection was closed or reset.
-    Closed,
-    /// Bytes came after the request: the answer is still owed, but the connection cannot be used again.
-    SentMore,
 }
 
 fn too_large(limit: usize) -> Reject {

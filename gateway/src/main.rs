@@ -25,22 +25,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    /// The configuration file
+    #[arg(short, long, global = true, default_value = "config.yaml", value_name = "FILE")]
+    config: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Start the gateway (the default command)
-    Run {
-        /// The configuration file
-        #[arg(short, long, default_value = "config.yaml", value_name = "FILE")]
-        config: PathBuf,
-    },
+    Run,
     /// Report all problems in the configuration and the flows; exit 1 if there are any
-    Check {
-        /// The configuration file
-        #[arg(short, long, default_value = "config.yaml", value_name = "FILE")]
-        config: PathBuf,
-    },
+    Check,
     /// Print a token for a tenant's user
     Token {
         /// The tenant, as named in the configuration
@@ -52,9 +47,6 @@ enum Command {
         /// How long it is valid: 30s, 5m, 12h, 7d
         #[arg(long, default_value = "1h", value_parser = parse_ttl)]
         ttl: Duration,
-        /// The configuration file
-        #[arg(short, long, default_value = "config.yaml", value_name = "FILE")]
-        config: PathBuf,
     },
 }
 
@@ -63,11 +55,11 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command.unwrap_or(Command::Run { config: "config.yaml".into() });
-    let result = match command {
-        Command::Run { config } => run(config),
-        Command::Check { config } => check(&config),
-        Command::Token { tenant, user, ttl, config } => token(&config, &tenant, &user, ttl),
+    let Cli { command, config } = Cli::parse();
+    let result = match command.unwrap_or(Command::Run) {
+        Command::Run => run(config),
+        Command::Check => check(&config),
+        Command::Token { tenant, user, ttl } => token(&config, &tenant, &user, ttl),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

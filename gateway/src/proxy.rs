@@ -185,6 +185,7 @@ impl HttpServerApp for Proxy {
         let gateway = &self.gateway;
         let limits = gateway.snapshot.load().config.limits.clone();
         session.set_read_timeout(Some(limits.read_timeout));
+        session.set_pipelining_enabled(true);
         session.set_keepalive(Some(limits.keepalive.as_secs().max(1)));
         // The first bytes of a connection's first request are there already.
         let reused = session.take_connection_user_context().is_some();

@@ -161,7 +161,10 @@ impl Downstream {
 
 /// Answers what could not even be parsed as a request; the connection is closed after it. Returns the status.
 pub async fn refuse_unparsable(session: &mut ServerSession, request_id: &RequestId, write_timeout: Duration) -> StatusCode {
-    let reject = Reject::new(Code::BadRequest, "this is not an HTTP request that can be read: malformed, or over 256 header fields");
+    let reject = Reject::new(
+        Code::BadRequest,
+        "this is not an HTTP request that can be read: malformed, an absolute URI, or a head over 256 fields or 1 MiB",
+    );
     let body = error_json(&reject, request_id.as_str());
     let status = reject.code.status();
     let mut head = ResponseHeader::build(status, Some(5)).expect("a StatusCode is a valid status");

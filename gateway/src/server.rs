@@ -57,7 +57,7 @@ impl Options {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration is wrong.
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] Diagnostics),
     /// The embedded store cannot be opened.
     #[error(transparent)]

@@ -51,6 +51,19 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         line: Option<u32>,
     },
+    /// An attempt to call an upstream failed. At most one line a second for each upstream; the next one counts those left out.
+    UpstreamFailed {
+        /// For whom it was called.
+        tenant: &'a str,
+        /// The upstream's configured name.
+        upstream: &'a str,
+        /// The request's id.
+        request_id: &'a str,
+        /// What went wrong: connection, status, time or form. Nothing of what the upstream said.
+        error: String,
+        /// Failures since the last line that got none.
+        left_out: u64,
+    },
     /// The context store failed a turn.
     ContextFailed {
         /// Whose turn.
@@ -120,7 +133,8 @@ impl Event<'_> {
     pub fn level(&self) -> Level {
         match self {
             Self::Panicked { .. } | Self::ContextFailed { .. } | Self::ReloadRefused { .. } | Self::FlowRefused { .. } => Level::Error,
-            Self::FlowFailed { .. } | Self::Gap { .. } => Level::Warn,
+            Self::FlowFailed { .. } | Self::UpstreamFailed { .. } | Self::Gap { .. } => Level::Warn,
+            Self::Reloaded { broken_flows, .. } if !broken_flows.is_empty() => Level::Warn,
             _ => Level::Info,
         }
     }

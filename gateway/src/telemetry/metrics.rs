@@ -56,8 +56,9 @@ impl Metrics {
         let seconds = |name, help, buckets: &[f64], labels: &[&str]| {
             add(&registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
         };
-        let build = counter("fengda_build_info", "Always 1; the labels say which build runs.", &["version"]);
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).inc();
+        let labels =
+            Opts::new("fengda_build_info", "Always 1; the labels say which build runs.").const_label("version", env!("CARGO_PKG_VERSION"));
+        add(&registry, IntGauge::with_opts(labels)).set(1);
         Self {
             requests: counter("fengda_requests_total", "Requests answered.", &["route", "tenant", "status"]),
             request_seconds: seconds(
@@ -83,7 +84,10 @@ impl Metrics {
             gaps: counter("fengda_context_gaps_total", "Turns whose client had seen more than the store holds.", &["tenant"]),
             reloads: counter("fengda_reloads_total", "Reloads of the configuration.", &["result"]),
             generation: add(&registry, IntGauge::new("fengda_config_generation", "Generation of the configuration in force.")),
-            log_dropped: add(&registry, IntCounter::new("fengda_log_lines_dropped_total", "Log lines that found the queue full.")),
+            log_dropped: add(
+                &registry,
+                IntCounter::new("fengda_log_lines_dropped_total", "Log lines that found their log's queue full or could not be written."),
+            ),
             log_dropped_seen: AtomicI64::new(0),
             registry,
         }

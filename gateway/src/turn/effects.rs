@@ -70,14 +70,17 @@ impl<'a> Effects<'a> {
     }
 
     async fn text(&mut self, id: AnswerId) -> Result<Text, AnswerError> {
-        let slot = self.slot(id);
+        let slot = &mut self.answers[usize::try_from(id.0).expect("32 bits fit")];
         if let Opened::Open(answering) = slot {
             let mut whole = String::new();
             let read = loop {
                 match answering.next().await {
                     Ok(Some(piece)) => whole.push_str(piece.expose()),
                     Ok(None) => break Ok(whole.into()),
-                    Err(e) => break Err(word_for(&e)),
+                    Err(e) => {
+                        self.caller.note_failure(&self.message.request_id, &e);
+                        break Err(word_for(&e));
+                    }
                 }
             };
             *slot = Opened::Read(read);

@@ -229,8 +229,11 @@ impl Task {
         });
         match read.await {
             Ok(Ok(text)) => Ran::Replied(reply, text.into()),
-            _ if stream => Ran::Broken,
-            _ => Ran::Fallback(Some(reply)),
+            failed => {
+                let error = failed.map_or(ModelError::TimedOut, |read| read.err().unwrap_or(ModelError::TimedOut));
+                self.caller.note_failure(&self.message.request_id, &error);
+                if stream { Ran::Broken } else { Ran::Fallback(Some(reply)) }
+            }
         }
     }
 

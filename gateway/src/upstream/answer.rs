@@ -49,7 +49,8 @@ impl Client {
 
     pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Reply, ModelError> {
         let pool = &self.pools[self.next.fetch_add(1, Ordering::Relaxed) % self.pools.len()];
-        let (response, connection) = pool.send(self.request(question, pool)).await?;
+        let body: Bytes = serde_json::to_vec(&Body::from(question)).expect("strings and numbers always serialize").into();
+        let (response, connection) = pool.send(|| self.request(question, pool, body.clone())).await?;
         match response.status() {
             StatusCode::OK if is_event_stream(&response) => self.begin_stream(response).await,
             StatusCode::OK => {
@@ -65,8 +66,7 @@ impl Client {
         }
     }
 
-    fn request(&self, question: &Question<'_>, pool: &Pool) -> Request<Full<Bytes>> {
-        let body = serde_json::to_vec(&Body::from(question)).expect("strings and numbers always serialize");
+    fn request(&self, question: &Question<'_>, pool: &Pool, body: Bytes) -> Request<Full<Bytes>> {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(self.config.path.as_str())
@@ -79,7 +79,7 @@ impl Client {
         if let Some(trace) = &question.trace {
             request = request.header("traceparent", trace.child().as_str());
         }
-        request.body(Full::new(body.into())).expect("path, authority and ids were checked to be valid in a request")
+        request.body(Full::new(body)).expect("path, authority and ids were checked to be valid in a request")
     }
 
     async fn begin_stream(&self, response: Response<Incoming>) -> Result<Reply, ModelError> {

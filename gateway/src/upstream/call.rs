@@ -6,7 +6,10 @@ use fengda_plugins::api::{Call, CallOutcome, Permit, Refusal, Tenant, Text, Verd
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::{ModelError, Pieces, Question, Reply, Upstream};
-use crate::{chain::Chain, telemetry::Metrics};
+use crate::{
+    chain::Chain,
+    telemetry::{Event, Metrics, logger},
+};
 
 /// Everything a call needs besides the question.
 #[derive(Clone)]
@@ -58,12 +61,23 @@ impl Caller {
                 Ok(Reply::Stream(first, pieces)) => return Ok(Answering { read: first, rest: Some((pieces, attempt)) }),
                 Err(error) => error,
             };
+            self.note_failure(question.request_id, &error);
             let outcome = if cut_short { CallOutcome::Cancelled } else { outcome_of(&error) };
             match attempt.settle(outcome) {
                 Verdict::Retry(pause) if Instant::now() + pause < until => sleep(pause).await,
                 _ => return Err(error.into()),
             }
             number += 1;
+        }
+    }
+}
+
+impl Caller {
+    /// Logs a failure, unless there was one of this upstream less than a second ago.
+    pub fn note_failure(&self, request_id: &str, error: &ModelError) {
+        if let Some(left_out) = self.upstream.failures.pass() {
+            let (tenant, upstream) = (self.tenant.name(), &**self.upstream.name());
+            logger::emit(&Event::UpstreamFailed { tenant, upstream, request_id, error: error.to_string(), left_out });
         }
     }
 }

@@ -105,20 +105,23 @@ impl Pool {
         &self.endpoint
     }
 
-    /// Sends a request over an idle connection or a new one. A connection that the server had closed meanwhile, before it
-    /// saw any of the request, is replaced by another; that is not an attempt that failed.
-    pub(super) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Connection<'_>), ModelError> {
-        while let Some(mut sender) = self.take_idle() {
-            match sender.try_send_request(request).await {
+    /// Sends what `request` makes over an idle connection or a new one.
+    ///
+    /// A server may close a kept connection at the moment we use it. A request that such a close left without an answer is made
+    /// again on a new connection, since our calls may be repeated; that is not an attempt that failed.
+    pub(super) async fn send(
+        &self,
+        request: impl Fn() -> Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, Connection<'_>), ModelError> {
+        if let Some(mut sender) = self.take_idle() {
+            match sender.send_request(request()).await {
                 Ok(response) => return Ok((response, Connection { pool: self, sender })),
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(ModelError::Broken(failed.into_error().to_string())),
-                },
+                Err(e) if e.is_canceled() || e.is_closed() || e.is_incomplete_message() => {}
+                Err(e) => return Err(ModelError::Broken(e.to_string())),
             }
         }
         let mut sender = self.connect().await?;
-        match sender.send_request(request).await {
+        match sender.send_request(request()).await {
             Ok(response) => Ok((response, Connection { pool: self, sender })),
             Err(e) => Err(ModelError::Broken(e.to_string())),
         }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -28,6 +27,8 @@ pub enum Behaviour {
     Status(u16),
     /// 200 with these bytes.
     Raw(&'static str),
+    /// Reads the request and closes the connection.
+    HangUp,
     /// Waits to be released, then echoes.
     Hold(Arc<Notify>),
     /// Streams what comes out of the channel; closing the channel cuts the connection.
@@ -100,7 +101,7 @@ impl Model {
         tokio::time::timeout(super::client::PATIENCE, self.shared.gone.notified()).await.expect("the call to be given up");
     }
 
-    async fn answer(self, request: http::Request<hyper::body::Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(self, request: http::Request<hyper::body::Incoming>) -> std::io::Result<Response<Body>> {
         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/v1/answer"));
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap();
@@ -111,6 +112,7 @@ impl Model {
             Behaviour::Echo => echo(&body),
             Behaviour::Status(status) => whole(StatusCode::from_u16(status).unwrap(), "no".into()),
             Behaviour::Raw(text) => whole(StatusCode::OK, text.into()),
+            Behaviour::HangUp => return Err(std::io::Error::other("hang up")),
             Behaviour::Hold(release) => {
                 let guard = OnDrop(Some(self.shared.clone()));
                 release.notified().await;

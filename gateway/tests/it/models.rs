@@ -51,6 +51,20 @@ async fn a_retry_that_succeeds_is_an_ordinary_answer() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_that_the_model_closes_under_a_request_is_no_failure() {
+    let model = Model::start().await;
+    let gateway = Site::new().model(&model).breaker("{ failures: 1, retries: 0 }").start();
+    // Both requests on one connection of ours, so on one thread and one pool.
+    let mut connection = Http1::connect(gateway.public()).await;
+    for behaviour in [Behaviour::Echo, Behaviour::HangUp] {
+        model.plan([behaviour]);
+        let reply = connection.send(gateway.chat("alpha", "u", &json!({ "query": "q" }))).await.json();
+        assert_eq!(reply["fallback"], false, "{reply}");
+    }
+    assert_eq!(model.asked().len(), 3);
+}
+
+#[tokio::test]
 async fn a_model_that_hangs_costs_its_timeout_and_the_session_goes_on() {
     let model = Model::start().await;
     let gateway = Site::new().model(&model).breaker("{ timeout: 100ms }").start();

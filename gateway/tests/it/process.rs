@@ -136,6 +136,18 @@ async fn a_turn_that_outlives_the_grace_is_abandoned_and_said_so() {
 }
 
 #[tokio::test]
+async fn a_failing_model_is_in_the_log_with_its_reason() {
+    let model = Model::start().await;
+    let site = Site::new().model(&model);
+    let mut process = Process::start(&site.write(&site.config())).await;
+    model.plan([Behaviour::Status(404)]);
+    client::http1(process.public, message("alpha", &json!({ "query": "q" }))).await;
+    let failed = event(&mut process.log, "upstream_failed").await;
+    let told = (&failed["tenant"], &failed["upstream"], &failed["error"], &failed["level"]);
+    assert_eq!(told, (&json!("alpha"), &json!("model"), &json!("it answered with status 404"), &json!("warn")));
+}
+
+#[tokio::test]
 async fn a_second_sigterm_does_not_wait() {
     let model = Model::start().await;
     let site = Site::new().model(&model);
@@ -276,7 +288,7 @@ async fn check_reports_everything_at_once_with_its_place() {
     let missing = output(&["check", "-c", "none.yaml"], &folder).await;
     assert!(String::from_utf8_lossy(&missing.stderr).contains("none.yaml"), "{missing:?}");
     // A broken file does not start either, and says the same.
-    let run = output(&["run"], &folder).await;
+    let run = output(&["-c", "config.yaml"], &folder).await;
     assert_eq!(run.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&run.stderr).contains("config.yaml:7:"), "{run:?}");
 }

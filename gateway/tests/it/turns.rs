@@ -121,19 +121,23 @@ async fn a_client_that_goes_away_with_an_id_finds_the_answer_when_it_returns() {
 }
 
 #[tokio::test]
-async fn what_a_client_sends_after_its_request_costs_it_only_the_connection() {
+async fn requests_sent_ahead_are_answered_in_order() {
     let model = Model::start().await;
     let gateway = Site::new().model(&model).start();
     let release = Arc::new(Notify::new());
     model.plan([Behaviour::Hold(release.clone())]);
-    let mut stream = send_raw(&gateway, "u", &json!({ "query": "q" })).await;
+    // The first two in one go, the third while the first is being answered.
+    let mut stream = TcpStream::connect(gateway.public()).await.unwrap();
+    let requests = ["first", "second", "third"].map(|q| raw_request(&gateway, "u", &json!({ "query": q })));
+    stream.write_all(requests[..2].concat().as_bytes()).await.unwrap();
     model.wait_for(1).await;
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    stream.flush().await.unwrap();
+    stream.write_all(requests[2].replace("host: t", "host: t\r\nconnection: close").as_bytes()).await.unwrap();
     release.notify_one();
-    let mut answer = String::new();
-    tokio::time::timeout(client::PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("0:q"), "{answer}");
+    let mut answers = String::new();
+    tokio::time::timeout(client::PATIENCE, stream.read_to_string(&mut answers)).await.expect("all answers").unwrap();
+    let at = |words: &str| answers.find(words).unwrap_or_else(|| panic!("{words} in {answers}"));
+    assert!(at("0:first") < at("1:second") && at("1:second") < at("2:third"), "{answers}");
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
 }
 
 #[tokio::test]
@@ -179,15 +183,18 @@ async fn leave_as(gateway: &Gateway, user: &str, body: &Value, model: &Model, ca
     drop(stream);
 }
 
-pub async fn send_raw(gateway: &Gateway, user: &str, body: &Value) -> TcpStream {
+fn raw_request(gateway: &Gateway, user: &str, body: &Value) -> String {
     let body = body.to_string();
-    let head = format!(
+    format!(
         "POST /v1/chat HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{body}",
         gateway.token("alpha", user),
         body.len()
-    );
+    )
+}
+
+pub async fn send_raw(gateway: &Gateway, user: &str, body: &Value) -> TcpStream {
     let mut stream = TcpStream::connect(gateway.public()).await.unwrap();
-    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(raw_request(gateway, user, body).as_bytes()).await.unwrap();
     stream
 }
 
