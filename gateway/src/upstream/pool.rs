@@ -116,8 +116,9 @@ impl Pool {
         if let Some(mut sender) = self.take_idle() {
             match sender.send_request(request()).await {
                 Ok(response) => return Ok((response, Connection { pool: self, sender })),
-                Err(e) if e.is_canceled() || e.is_closed() || e.is_incomplete_message() => {}
-                Err(e) => return Err(ModelError::Broken(e.to_string())),
+                // A garbled answer is one; everything else is how a closed connection shows.
+                Err(e) if e.is_parse() => return Err(ModelError::Broken(e.to_string())),
+                Err(_) => {}
             }
         }
         let mut sender = self.connect().await?;

@@ -196,6 +196,16 @@ async fn what_tenants_and_users_say_is_in_no_metric_status_or_other_tenant_s_log
 }
 
 #[test]
+fn the_api_s_document_names_every_error_code_with_its_status() {
+    let document = include_str!("../../../docs/api.md");
+    for code in fengda_plugins::api::Code::ALL {
+        let status = code.status().as_u16().to_string();
+        let told = document.lines().any(|l| l.starts_with('|') && l.contains(&status) && l.contains(&format!("`{}`", code.as_str())));
+        assert!(told, "{} {status}", code.as_str());
+    }
+}
+
+#[test]
 fn compression_inside_pingora_works_with_the_zlib_that_stands_in() {
     use std::io::{Read, Write};
     let words = "蜂答".repeat(10_000);
