@@ -4,6 +4,9 @@
 //! none is set: a watchdog thread looks every [`TICK`] at each runtime thread's [`Seat`], and where the same poll has been running since
 //! its last look it sets the VM's interrupt. The interrupt, on the VM's own thread, charges the turn, and makes the script give way or
 //! stops it. So a poll reads no clock unless a look falls into it. The watchdog sleeps while nothing runs.
+//!
+//! A look knows when it was, but not how much of the time since went to other threads, so what a turn is charged first is capped. From
+//! then on the turn is measured by its thread's CPU clock, so that long calls of the host count in full.
 
 use std::{
     ffi::c_void,
@@ -17,10 +20,11 @@ use std::{
 };
 
 use mlua::{Lua, VmState, ffi};
+use rustix::time::{ClockId, clock_gettime};
 
 /// How often the watchdog looks, and so how exact budgets are.
 pub(super) const TICK: Duration = Duration::from_millis(1);
-/// The most that one stretch between looks is charged. A stretch that is longer was spent waiting for a core, rather than on one.
+/// The most that the stretch since a look is charged. One that is longer may have been spent waiting for a core, rather than on one.
 const LONGEST: Duration = Duration::from_millis(5);
 /// How many ticks without a poll until the watchdog sleeps.
 const IDLE_TICKS: u32 = 200;
@@ -80,6 +84,8 @@ struct Watched {
     active: bool,
     /// When the watchdog first saw this poll running, or first after it was last charged.
     seen: Option<Instant>,
+    /// The thread's CPU time at the last charge, or when a measured poll began.
+    charged: Option<Duration>,
 }
 
 impl Seat {
@@ -92,9 +98,11 @@ impl Seat {
 
     /// Says that a poll of this VM begins. It ends, and the interrupt is off for certain, when the guard is dropped.
     ///
-    /// The guard borrows the VM, so a VM is alive while the watchdog can reach it.
-    pub(super) fn enter<'a>(&'a self, gate: Gate, _vm: &'a Lua) -> Running<'a> {
-        *lock(&self.0) = Watched { running: Some(gate), active: true, seen: None };
+    /// A `measured` poll is charged its CPU time from here on; it is for turns that have been charged before, since it costs two system
+    /// calls. The guard borrows the VM, so a VM is alive while the watchdog can reach it.
+    pub(super) fn enter<'a>(&'a self, gate: Gate, _vm: &'a Lua, measured: bool) -> Running<'a> {
+        let charged = measured.then(cpu_time);
+        *lock(&self.0) = Watched { running: Some(gate), active: true, seen: None, charged };
         // The watchdog goes to sleep by setting `asleep` and then looking at every seat: either it sees this poll, or we see the flag.
         if WATCHDOG.asleep.load(Ordering::Acquire) {
             WATCHDOG.wake();
@@ -102,12 +110,25 @@ impl Seat {
         Running { seat: self, gate }
     }
 
-    /// The time that the poll has run since it was last charged, as far as looks fell into it. A poll shorter than a tick is thus charged
-    /// a tick rarely and nothing often, which is right on average.
+    /// The CPU time of the poll since it was last charged or, if it is measured, began. Before that it is the time since a look, if one
+    /// fell into the poll: one shorter than a tick is charged a tick rarely and nothing often, which is right on average.
     pub(super) fn charge(&self) -> Duration {
-        let seen = lock(&self.0).seen.take();
-        seen.map_or(Duration::ZERO, |seen| (seen.elapsed() + TICK).min(LONGEST))
+        let mut poll = lock(&self.0);
+        let seen = poll.seen.take();
+        if poll.charged.is_none() && seen.is_none() {
+            return Duration::ZERO;
+        }
+        let now = cpu_time();
+        match (poll.charged.replace(now), seen) {
+            (Some(before), _) => now.saturating_sub(before),
+            (None, seen) => seen.map_or(Duration::ZERO, |seen| (seen.elapsed() + TICK).min(LONGEST)),
+        }
     }
+}
+
+/// The time that this thread has spent on a core.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("CPU time is not negative")
 }
 
 /// A poll in progress.
@@ -197,14 +218,15 @@ mod tests {
         let gate = Gate::install(&lua, move |_, switch| {
             counter.set(counter.get() + 1);
             switch.off();
-            assert!((TICK..=LONGEST).contains(&charged.charge()));
+            let charge = charged.charge();
+            assert!(if counter.get() == 1 { (TICK..=LONGEST).contains(&charge) } else { charge > Duration::ZERO });
             if counter.get() == 3 { Err(mlua::Error::runtime("enough")) } else { Ok(VmState::Continue) }
         });
         // Other tests may keep it awake for a while.
         while !WATCHDOG.asleep.load(Ordering::Acquire) {
             std::thread::park_timeout(TICK);
         }
-        let running = seat.enter(gate, &lua);
+        let running = seat.enter(gate, &lua, false);
         assert!(lua.load("while true do end").exec().is_err());
         drop(running);
         assert_eq!(fired.get(), 3);

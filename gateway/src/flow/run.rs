@@ -131,7 +131,7 @@ fn poll(coroutine: &Coroutine, mut turn: Box<Turn>, with: Option<Resume>, only_l
     };
     let before = lua.used_memory();
     let allowance = turn.input.limits.memory.saturating_sub(turn.grown);
-    let running = vm.seat.enter(vm.gate, lua);
+    let running = vm.seat.enter(vm.gate, lua, !turn.spent.is_zero());
     let occupied = host::occupy(turn);
     let result = Limited::to(lua, before + allowance).and_then(|_limited| coroutine.thread.resume::<(Option<i64>, Value, Value)>(args));
     let mut turn = occupied.leave();

@@ -9,7 +9,7 @@ use super::{Script, ScriptError};
 /// What one turn may use. A turn over a limit fails; the script cannot catch that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// CPU time in Lua, over all parts of the turn; waiting for effects does not count. Enforced to about 2 ms.
+    /// CPU time in Lua, over all parts of the turn; waiting for effects does not count. Enforced to about 2 ms, and to the end of a library call.
     pub cpu: Duration,
     /// How much the VM may grow during the turn, in bytes, garbage included.
     pub memory: usize,

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use super::*;
 
 /// Runs bodies that would go on for seconds; each must be stopped for its CPU time, soon.
@@ -64,6 +66,24 @@ fn cpu_time_counts_over_all_polls() {
     let mut flow = Flow::body("while true do for i = 1, 1e5 do end nlp.answer(turn) end");
     flow.limits = Limits { cpu: Duration::from_millis(20), effects: u32::MAX, ..flow.limits };
     assert_eq!(flow.error().kind, ErrorKind::CpuBudget);
+}
+
+#[test]
+fn long_host_calls_count_in_full() {
+    let cpu = |flow: &Flow| {
+        let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+        let before = now();
+        let outcome = flow.run();
+        (now() - before, outcome.result.map_err(|e| e.kind))
+    };
+    let source = |body: &str| format!("local s = '[' .. string.rep('[],', 40000) .. '1]' return function() {body} end");
+    let (one, result) = cpu(&Flow::new(&source("json.decode(s) return 'ok'")));
+    assert!(result.is_ok());
+    let mut looping = Flow::new(&source("while true do json.decode(s) end"));
+    looping.limits.cpu = one * 6;
+    let (spent, result) = cpu(&looping);
+    assert_eq!(result, Err(ErrorKind::CpuBudget));
+    assert!(spent < one * 12, "a budget of {:?} ended after {spent:?}", one * 6);
 }
 
 #[test]
