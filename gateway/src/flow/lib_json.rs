@@ -55,9 +55,23 @@ fn to_json(value: &Value, depth: usize, left: &mut usize) -> mlua::Result<Json> 
             Ok(Json::String(text.to_str().map_err(|_| error("json: a text is not UTF-8"))?.to_owned()))
         }
         Value::Table(_) if depth == MAX_DEPTH => Err(error(format!("json: nested more than {MAX_DEPTH} deep"))),
-        Value::Table(table) => table_to_json(table, depth + 1, left),
+        Value::Table(table) => {
+            plain(table)?;
+            table_to_json(table, depth + 1, left)
+        }
         other => Err(error(format!("json: a {} has no JSON", other.type_name()))),
     }
+}
+
+/// Refuses an object: what it is to the script is not in its fields, and what it does would be lost.
+fn plain(table: &Table) -> mlua::Result<()> {
+    let Some(meta) = table.metatable() else { return Ok(()) };
+    let answer = meta.raw_get::<Value>("__type")?.as_string().is_some_and(|name| name == "answer");
+    Err(error(if answer {
+        "an answer can be neither kept nor written: call :text() on it"
+    } else {
+        "a table with a metatable can be neither kept nor written: copy what is in it into a plain table"
+    }))
 }
 
 fn table_to_json(table: &Table, depth: usize, left: &mut usize) -> mlua::Result<Json> {

@@ -136,6 +136,24 @@ fn slots_are_bounded() {
 }
 
 #[test]
+fn objects_are_neither_kept_nor_written() {
+    let call_text = "an answer can be neither kept nor written: call :text() on it";
+    let copy = "a table with a metatable can be neither kept nor written";
+    for (value, message) in [
+        ("nlp.answer(turn)", call_text),
+        ("{ last = nlp.answer(turn) }", call_text),
+        ("setmetatable({1}, {__index = {2}})", copy),
+        ("turn", copy),
+        ("history", copy),
+    ] {
+        for body in [format!("session.x = {value}"), format!("user.x = {value}"), format!("return json.encode({value})")] {
+            let error = Flow::body(&body).error();
+            assert!(error.message.expose().starts_with(message), "{body}: {}", shown(&error));
+        }
+    }
+}
+
+#[test]
 fn a_failed_turn_has_no_reply_but_its_logs() {
     let outcome = Flow::new("return function()\n  log('one')\n  log.warn(2)\n  log.error({} == nil)\n  error('x')\nend").run();
     assert!(outcome.result.is_err());
