@@ -11,7 +11,7 @@ use mlua::{Lua, LuaString, VmState, debug::Debug};
 use super::{AnswerId, ErrorKind, Input, Level, LogLine, budget::Switch, error::PRELUDE, lib_slots::Pending};
 
 /// Longest log line in bytes; the rest is cut off.
-const MAX_LOG_LINE: usize = 4096;
+pub(super) const MAX_LOG_LINE: usize = 4096;
 
 /// Everything of one turn that its script can see or change.
 pub(super) struct Turn {

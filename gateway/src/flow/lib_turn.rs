@@ -6,7 +6,8 @@ use mlua::{IntoLua, Lua, LuaString, Table, Value};
 use super::{
     Level,
     error::{Parts, with_article},
-    host::{self, error, string, unlimited},
+    host::{self, MAX_LOG_LINE, error, string, unlimited},
+    lib_json,
 };
 
 /// The fields of `turn`, as an error names them.
@@ -105,7 +106,12 @@ fn canned(lua: &Lua, name: &LuaString) -> mlua::Result<LuaString> {
 
 fn log(lua: &Lua, level: Level, what: &Value) -> mlua::Result<()> {
     let line = host::line(lua);
-    let text = what.to_string()?;
+    let text = match what {
+        Value::Table(table) if table.metatable().is_none() => {
+            lib_json::encode(what, MAX_LOG_LINE).unwrap_or_else(|e| format!("a table that cannot be logged: {}", Parts::of(&e).text()))
+        }
+        _ => what.to_string()?,
+    };
     host::with(|turn| {
         turn.log(level, &text, line);
         Ok(())

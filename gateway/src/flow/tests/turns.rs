@@ -162,6 +162,21 @@ fn a_failed_turn_has_no_reply_but_its_logs() {
 }
 
 #[test]
+fn tables_are_logged_as_json() {
+    let bodies = [
+        "{a = 1, b = {'x', true}}",
+        "{}",
+        "setmetatable({}, {__tostring = function() return 'me' end})",
+        "{f = say}",
+        "table.create(3000, 1)",
+    ];
+    let logged = bodies.map(|what| Flow::body(&format!("log({what}) return 'ok'")).run().logs[0].text.expose().to_owned());
+    let unlogged =
+        ["a table that cannot be logged: json: a function has no JSON", "a table that cannot be logged: json: the value is too large"];
+    assert_eq!(logged, [r#"{"a":1,"b":["x",true]}"#, "{}", "me", unlogged[0], unlogged[1]]);
+}
+
+#[test]
 fn json_goes_both_ways() {
     let body = "return json.encode(json.decode('{\"b\":[1,2.5,\"x\",null,true],\"a\":{\"c\":{}}}'))";
     assert_eq!(Flow::body(body).text(), r#"{"a":{"c":{}},"b":[1,2.5,"x",null,true]}"#);
