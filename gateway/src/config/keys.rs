@@ -1,7 +1,12 @@
 //! Public keys kept in files of their own: read together with the configuration, so that a key that was replaced is a change like
 //! any other, seen by the hash and by every comparison of old with new.
 
-use std::{collections::BTreeMap, fs::File, io::Read, path::Path as FilePath};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read,
+    path::{Path as FilePath, PathBuf},
+};
 
 use serde_yaml::Value;
 
@@ -12,8 +17,17 @@ const PEM: &str = "-----BEGIN";
 /// Longest key file in bytes.
 const MAX_BYTES: usize = 64 << 10;
 
-/// Puts the text of the file into the place of each `public_key` that is a path, and returns these texts, each with its place.
-pub(super) fn read_in(tenants: &mut BTreeMap<String, Option<raw::Tenant>>, report: &mut Report) -> Vec<(String, String)> {
+/// A file with one of a tenant's public keys.
+pub(super) struct KeyFile {
+    pub(super) tenant: String,
+    /// Where the configuration names it.
+    pub(super) place: Path,
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+}
+
+/// Puts the text of the file into the place of each `public_key` that is a path, and returns these files.
+pub(super) fn read_in(tenants: &mut BTreeMap<String, Option<raw::Tenant>>, report: &mut Report) -> Vec<KeyFile> {
     let mut read = Vec::new();
     for (name, tenant) in tenants {
         let keys = tenant.as_mut().and_then(|tenant| tenant.keys.as_sequence_mut());
@@ -25,8 +39,8 @@ pub(super) fn read_in(tenants: &mut BTreeMap<String, Option<raw::Tenant>>, repor
             let file = report.source.resolve(FilePath::new(key));
             match text(&file) {
                 Ok(text) => {
-                    read.push((place.to_string(), text.clone()));
-                    *key = text;
+                    key.clone_from(&text);
+                    read.push(KeyFile { tenant: name.clone(), place, path: file, text });
                 }
                 Err(why) => {
                     let message = format!("the key file {} {why}", report.shown(&place, file.display()));

@@ -138,8 +138,9 @@ impl Config {
         let mut report = Report::new(source, expanded.problems);
         let mut raw = read::typed(tree, &mut report);
         let key_files = keys::read_in(&mut raw.tenants, &mut report);
-        let hash = hash::of(bytes, &[expanded.used, key_files].concat());
-        let config = check::check(raw, hash, registry, &mut report);
+        let hash =
+            hash::of(bytes, &[expanded.used, key_files.iter().map(|key| (key.place.to_string(), key.text.clone())).collect()].concat());
+        let config = check::check(raw, &key_files, hash, registry, &mut report);
         report.finish()?;
         Ok(config)
     }

@@ -217,7 +217,8 @@ tenants:
         "5:20: `keys` is a list",
         "5:40: unknown plugin `contxt`; did you mean `context`?",
         "5:58: a plugin's configuration is a mapping",
-        "6:13: there is no file ",
+        "6:13: `",
+        "/tenant-flows` is a directory | name the script in it, such as `main.lua`",
         "6:43: tenant `d` has a demo key, and `listen` is open to other machines",
         "6:72: `tenants.d.flow_limits.cpu` must be 1ms to 10s",
         "7:62: tenant `e` has a demo key",
@@ -229,8 +230,45 @@ tenants:
     for line in expected {
         at += found[at..].find(line).unwrap_or_else(|| panic!("{line}\n{found}"));
     }
-    assert_eq!(found.lines().count(), expected.len(), "{found}");
+    assert_eq!(found.lines().count(), expected.len() - 1, "{found}");
     assert!(dir.parse("", &[]).unwrap_err().to_string().contains("at least one tenant is needed"));
+}
+
+#[test]
+fn a_log_is_in_nobody_s_way() {
+    let dir = Dir::new();
+    std::fs::write(dir.0.join("k.pem"), "-----BEGIN").unwrap();
+    let problem = |log: &str| {
+        let text = format!(
+            "tenants:
+  acme-shop: {{flow: tenant-flows/acme-shop/main.lua, keys: [{{secret: x}}], log: {log}}}
+  harbor-bank: {{flow: tenant-flows/harbor-bank/main.lua, keys: [{{public_key: k.pem}}], log: l.1}}
+"
+        );
+        dir.parse(&text, &[]).err().map_or_else(String::new, |found| found.to_string())
+    };
+    for (log, says) in [
+        (
+            "data/context/0.jnl",
+            ":2:80: the log of `acme-shop`, or its `.1` once it is full, would be in the way of the stored conversations",
+        ),
+        ("./x/../data//context", "the stored conversations"),
+        ("data", "the stored conversations"),
+        ("data/flows/acme-shop.lua", "the last good flows"),
+        ("../*/config.yaml", "the configuration file"),
+        ("tenant-flows/harbor-bank/main.lua", "the flow of `harbor-bank`"),
+        ("k.pem", "a key file of `harbor-bank`"),
+        ("tenant-flows", "tenant-flows` is a directory, and a log is a file"),
+        ("''", "is a directory"),
+        ("x/../l.1", ": tenants `acme-shop` and `harbor-bank` have the same log"),
+        ("l", "have the same log"),
+    ] {
+        let found = problem(&log.replace('*', &dir.0.file_name().unwrap().to_string_lossy()));
+        assert!(found.contains(says) && found.matches("hint: ").count() == 1, "{log}: {found}");
+    }
+    for log in ["data/logs/acme.log", "data/contexts.log", "config.yaml.log", "new/a.log", "/dev/null"] {
+        assert_eq!(problem(log), "", "{log}");
+    }
 }
 
 #[test]

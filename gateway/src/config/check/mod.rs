@@ -10,11 +10,13 @@ use serde_yaml::Value;
 use super::{
     Config,
     diagnostic::Report,
+    keys::KeyFile,
     path::Path,
     raw::{self, Raw},
     types::{Limits, Store},
 };
 
+mod logs;
 mod routes;
 mod tenants;
 mod upstreams;
@@ -27,7 +29,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
 /// Checks what was read.
-pub(super) fn check(raw: Raw, hash: String, registry: &Registry, report: &mut Report) -> Config {
+pub(super) fn check(raw: Raw, key_files: &[KeyFile], hash: String, registry: &Registry, report: &mut Report) -> Config {
     addresses(raw.listen, raw.admin, report);
     let data = report.source.resolve(&raw.data);
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -39,7 +41,7 @@ pub(super) fn check(raw: Raw, hash: String, registry: &Registry, report: &mut Re
 
     plugins(&raw.plugins, registry, &Path::parse("plugins"), report);
     let upstreams = upstreams::check(raw.upstreams.unwrap_or_else(raw::default_upstreams), report);
-    let context = tenants::Context { data: &data, registry, loopback: raw.listen.ip().is_loopback() };
+    let context = tenants::Context { data: &data, registry, key_files, loopback: raw.listen.ip().is_loopback() };
     let tenants = tenants::check(&raw.tenants, &context, report);
     let routes = routes::check(
         raw.routes.unwrap_or_else(raw::default_routes),

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::Path as FilePath, sync::Arc};
 use fengda_plugins::api::{Registry, Tenant, Text};
 use serde_yaml::Value;
 
-use super::{MIB, MILLISECOND, SECOND, plugins, within};
-use crate::config::{TenantConfig, diagnostic::Report, path::Path, raw};
+use super::{MIB, MILLISECOND, SECOND, logs, plugins, within};
+use crate::config::{TenantConfig, diagnostic::Report, keys::KeyFile, path::Path, raw};
 
 /// What a tenant says while its model cannot answer, unless it has words of its own.
 const BUSY: &str = "系统繁忙，请稍后再试";
@@ -17,6 +17,7 @@ const DEMO: &str = "demo-";
 pub(super) struct Context<'a> {
     pub(super) data: &'a FilePath,
     pub(super) registry: &'a Registry,
+    pub(super) key_files: &'a [KeyFile],
     /// Whether clients can only come from this machine.
     pub(super) loopback: bool,
 }
@@ -30,7 +31,7 @@ pub(super) fn check(raw: &BTreeMap<String, Option<raw::Tenant>>, context: &Conte
         let hint = "`acme-shop: { flow: tenant-flows/acme-shop/main.lua, keys: [{ alg: HS256, secret: \"${ACME_KEY}\" }] }`";
         report.add(&root, "at least one tenant is needed under `tenants`", hint.to_owned());
     }
-    let (mut secrets, mut logs) = (Owners::default(), Owners::default());
+    let mut secrets = Owners::default();
     let left_empty = raw::Tenant::default();
     let mut checked = Vec::with_capacity(raw.len());
     for (name, tenant) in raw {
@@ -40,12 +41,11 @@ pub(super) fn check(raw: &BTreeMap<String, Option<raw::Tenant>>, context: &Conte
             Ok(id) => {
                 keys(&id, &tenant.keys, &path.at("keys"), context, &mut secrets, report);
                 plugins(&tenant.plugins, context.registry, &path.at("plugins"), report);
-                let one = one(id, tenant, &path, context, report);
-                own(&mut logs, one.log.clone(), &one.tenant, "log", &path.at("log"), report);
-                checked.push(one);
+                checked.push(one(id, tenant, &path, context, report));
             }
         }
     }
+    logs::check(&checked, context.data, context.key_files, report);
     checked
 }
 
@@ -60,8 +60,12 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
         None => report.add(path, format!("tenant `{name}` has no `flow`"), format!("flow: tenant-flows/{name}/main.lua")),
         Some(flow) if !flow.is_file() => {
             let at = path.at("flow");
-            let message = format!("there is no file {}", report.shown(&at, flow.display()));
-            report.add(&at, message, "paths are relative to this file".to_owned());
+            let shown = report.shown(&at, flow.display());
+            if flow.is_dir() {
+                report.add(&at, format!("{shown} is a directory"), "name the script in it, such as `main.lua`".to_owned());
+            } else {
+                report.add(&at, format!("there is no file {shown}"), "paths are relative to this file".to_owned());
+            }
         }
         Some(_) => {}
     }
@@ -98,7 +102,8 @@ fn keys<'a>(tenant: &Tenant, keys: &'a Value, path: &Path, context: &Context<'_>
     }
 }
 
-fn own<T: Ord>(owners: &mut Owners<T>, thing: T, tenant: &Tenant, what: &str, path: &Path, report: &mut Report) {
+/// Reports a thing that another tenant has already.
+pub(super) fn own<T: Ord>(owners: &mut Owners<T>, thing: T, tenant: &Tenant, what: &str, path: &Path, report: &mut Report) {
     match owners.get(&thing) {
         Some(owner) if owner != tenant => {
             report.add(
