@@ -20,6 +20,8 @@ pub(super) struct Expanded {
 pub(super) enum Unfilled {
     #[error("the environment variable `{0}` is not set")]
     Unset(String),
+    #[error("the environment variable `{0}` is empty")]
+    Empty(String),
     #[error("`${{` without its `}}`, or with something else than NAME or NAME:-default in it")]
     Malformed,
 }
@@ -28,6 +30,7 @@ impl Unfilled {
     pub(super) fn hint(&self) -> String {
         match self {
             Self::Unset(name) => format!("set it, or give a default: `${{{name}:-…}}`"),
+            Self::Empty(name) => format!("give it a value, or a default, which may be nothing: `${{{name}:-}}`"),
             Self::Malformed => "write `$${` for a plain `${`".to_owned(),
         }
     }
@@ -96,9 +99,9 @@ fn fill(text: &str, env: Env<'_>, used: &mut Vec<(String, String)>) -> Result<St
             return Err(Unfilled::Malformed);
         }
         let value = match (env(name), default) {
-            (Some(value), None) => value,
-            (Some(value), Some(_)) if !value.is_empty() => value,
+            (Some(value), _) if !value.is_empty() => value,
             (_, Some(default)) => default.to_owned(),
+            (Some(_), None) => return Err(Unfilled::Empty(name.to_owned())),
             (None, None) => return Err(Unfilled::Unset(name.to_owned())),
         };
         filled.push_str(&value);
@@ -134,7 +137,7 @@ mod tests {
             ("${NO:-d}", "d"),
             ("${NO:-}", ""),
             ("${EMPTY:-d}", "d"),
-            ("${EMPTY}", ""),
+            ("${EMPTY:-}", ""),
             ("$${SET} $SET $", "${SET} $SET $"),
             ("${NESTED}", "${SET}"),
             ("${NO:-a:-b c/é}", "a:-b c/é"),
@@ -142,6 +145,7 @@ mod tests {
             assert_eq!(one(text).as_deref(), Ok(expected), "{text}");
         }
         assert_eq!(one("${NO}"), Err(Unfilled::Unset("NO".to_owned())));
+        assert_eq!(one("a${EMPTY}"), Err(Unfilled::Empty("EMPTY".to_owned())));
         for text in ["${", "${SET", "${}", "${1A}", "${A-b}", "${A B}", "${:-x}"] {
             assert_eq!(one(text), Err(Unfilled::Malformed), "{text}");
         }
