@@ -2,7 +2,11 @@
 
 use fengda_plugins::api::{Problem, Scope};
 
-use super::{Config, Diagnostic, path::Path, wording::reword};
+use super::{
+    Config, Diagnostic,
+    path::{Path, Step},
+    wording::reword,
+};
 
 impl Config {
     /// The place in the file of a problem that the builder of `routes[route].chain[entry]` found.
@@ -17,14 +21,14 @@ impl Config {
         let plugin = self.routes[route].chain[entry].plugin.as_str();
         let item = Path::parse("routes").at(route).at("chain").at(entry);
         let tenant = |name: &str| Path::parse("tenants").at(name);
+        let path = Path::parse(&problem.path);
         let (mut layers, hidden) = match &problem.scope {
-            Scope::Keys(t) => (vec![tenant(t.name()).at("keys")], true),
+            Scope::Keys(t) => (vec![tenant(t.name()).at("keys")], !names_a_key(&path)),
             Scope::Tenant(t) => {
                 (vec![tenant(t.name()).at("plugins").at(plugin), item.at(plugin), Path::parse("plugins").at(plugin)], false)
             }
             Scope::Plugin => (vec![item.at(plugin), Path::parse("plugins").at(plugin)], false),
         };
-        let path = Path::parse(&problem.path);
         let first = Path(path.0.iter().take(1).cloned().collect());
         layers.retain(|layer| marks.has(layer));
         let layer = layers.iter().find(|layer| marks.has(&layer.join(&first))).or(layers.first()).unwrap_or(&item);
@@ -38,4 +42,9 @@ impl Config {
         };
         self.source.diagnostic(mark, message, wording.hint)
     }
+}
+
+/// Whether the value at this path of a tenant's keys says which key it is, and so is no secret.
+fn names_a_key(path: &Path) -> bool {
+    matches!(path.0.last(), Some(Step::Key(key)) if matches!(key.as_str(), "alg" | "kid"))
 }

@@ -96,8 +96,11 @@ impl Marks {
                 Err(e) => {
                     // The parser may see the end of the text in a line after the last.
                     let mark = Mark::from(*e.marker()).min(Mark::of_byte(text.as_bytes(), text.len()));
-                    let hint = build.way_out(text, mark, e.info());
-                    Err(Flaw { mark, message: format!("not valid YAML: {}", e.info()), hint })
+                    let message = format!("not valid YAML: {}", e.info());
+                    Err(match tab(text, mark) {
+                        Some(mark) => Flaw::new(mark, message, "indent with spaces; YAML does not take tabs"),
+                        None => Flaw { mark, message, hint: build.way_out(text, mark, e.info()) },
+                    })
                 }
             };
             step.map_err(|flaw| vec![flaw])?;
@@ -140,6 +143,16 @@ impl Marks {
         }
         node
     }
+}
+
+/// The first tab in the indentation of a line, or else of the next that says something: the parser may blame the end of a value that
+/// an indented line would go on with.
+fn tab(text: &str, at: Mark) -> Option<Mark> {
+    let lines = text.lines().enumerate().skip(at.line - 1).filter(|(i, line)| i + 1 == at.line || !line.trim_start().is_empty());
+    lines.take(2).find_map(|(i, line)| {
+        let indent = line.len() - line.trim_start().len();
+        line[..indent].find('\t').map(|before| Mark { line: i + 1, column: 1 + line[..before].chars().count() })
+    })
 }
 
 fn scalar(value: Mark, plain: bool) -> Node {
@@ -185,11 +198,8 @@ impl Build {
     /// What is most often behind an error of the parser.
     fn way_out(&self, text: &str, at: Mark, said: &str) -> Option<String> {
         let line = text.lines().nth(at.line - 1).unwrap_or_default();
-        let indent = &line[..line.len() - line.trim_start().len()];
         let begun = self.open.last().map_or(at.line, |(node, _)| node.value.line);
-        if indent.contains('\t') {
-            Some("indent with spaces; YAML does not take tabs".to_owned())
-        } else if line.contains("${") && said.contains("flow") {
+        if line.contains("${") && said.contains("flow") {
             Some("quote `${…}` inside of `{ }` and `[ ]`".to_owned())
         } else if said.contains("flow") {
             Some(format!("a `[` or `{{` begun in line {begun} is not closed, or a `,` is missing"))

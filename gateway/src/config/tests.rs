@@ -361,7 +361,9 @@ fn a_file_that_is_no_yaml_is_refused_with_its_place() {
         (b"a: 1\na: 2\n", ":2:1: key `a` is here twice; first in line 1"),
         (b"- a\n", ":1:1: expected a mapping (`key: value`), found a list"),
         (b"a: [1,\nb: 2\n", "a `[` or `{` begun in line 1 is not closed"),
-        (b"a:\n\tb: 1\n", "indent with spaces"),
+        (b"a:\n\tb: 1\n", ":2:1: not valid YAML"),
+        (b"listen: 127.0.0.1:1 # x\n\n\tdata: d\n", ":3:1: not valid YAML"),
+        (b"limits:\n  body: 1MiB\n  \tquery: 1KiB\n", "\n    hint: indent with spaces"),
     ] {
         let found = load(bytes).unwrap_err();
         assert!(found.contains(expected), "{found}");
@@ -409,6 +411,9 @@ tenants:
     assert_eq!(at(Scope::Plugin, "", "bad"), "4:31: `rate_limit`: bad");
     let said = "unknown field `secrt`, expected `secret` or `alg`";
     assert_eq!(at(Scope::Keys(acme()), "[0].secrt", said), "8:12: keys of `acme-shop`: unknown key `secrt`; did you mean `secret`?");
+    let said = "unknown variant `HS265`, expected one of `HS256`, `RS256`";
+    assert_eq!(at(Scope::Keys(acme()), "[0].alg", said), "8:12: keys of `acme-shop`: unknown value `HS265`; did you mean `HS256`?");
+    assert_eq!(at(Scope::Keys(acme()), "[0].secret", said), "8:21: keys of `acme-shop`: what is given here is not known");
     let said = "invalid type: string \"hunter2\", expected u64";
     assert_eq!(
         at(Scope::Keys(acme()), "[0].secret", said),

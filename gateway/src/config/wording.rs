@@ -19,7 +19,7 @@ pub(super) struct Wording {
 pub(super) fn reword(said: &str, hidden: bool) -> Wording {
     if let Some((kind, found, known)) = names_of(said) {
         return match kind {
-            "value" if hidden => value("what the environment gives here is not known".to_owned(), Some(list("known here", &known))),
+            "value" if hidden => value("what is given here is not known".to_owned(), Some(list("known here", &known))),
             _ => Wording { about_key: kind == "key", ..unknown(kind, found, known) },
         };
     }
@@ -31,7 +31,19 @@ pub(super) fn reword(said: &str, hidden: bool) -> Wording {
         return value(format!("expected {wanted}; what is given is something else"), None);
     }
     let found = found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: ")).unwrap_or(found);
-    value(format!("expected {wanted}, found {}", plain_found(found)), None)
+    value(format!("expected {wanted}, found {}", plain_found(found)), unit(wanted, found))
+}
+
+/// What to add to a bare number where one with a unit is wanted.
+fn unit(wanted: &str, found: &str) -> Option<String> {
+    let number = found.strip_prefix("integer `").and_then(|n| n.strip_suffix('`'));
+    let number = number.or_else(|| found.strip_prefix("string \"").and_then(|n| n.strip_suffix('"')))?;
+    let bare = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    match wanted.split_whitespace().nth(1).filter(|_| bare)? {
+        "duration" => Some(format!("add the unit: `{number}s` for seconds, or `ms`, `m`, `h`, `d`")),
+        "size" => Some(format!("add the unit: `{number}B` for bytes, or `KiB`, `MiB`, `GiB`")),
+        _ => None,
+    }
 }
 
 fn value(message: String, hint: Option<String>) -> Wording {
@@ -160,7 +172,7 @@ mod tests {
                 "expected a mapping (`key: value`), found nothing",
                 "expected a mapping (`key: value`); what is given is something else",
             ),
-            ("unknown variant `ram`, expected `os` or `disk`", "unknown value `ram`", "what the environment gives here is not known"),
+            ("unknown variant `ram`, expected `os` or `disk`", "unknown value `ram`", "what is given here is not known"),
             (
                 "unknown field `boddy`, expected one of `body`, `headers`",
                 "unknown key `boddy`; did you mean `body`?",
@@ -170,6 +182,22 @@ mod tests {
             ("a secret has at least 32 bytes", "a secret has at least 32 bytes", "a secret has at least 32 bytes"),
         ] {
             assert_eq!((reword(said, false).message.as_str(), reword(said, true).message.as_str()), (shown, hidden));
+        }
+        for (said, hint) in [
+            (
+                "invalid type: integer `60`, expected a duration such as `30s`",
+                Some("add the unit: `60s` for seconds, or `ms`, `m`, `h`, `d`"),
+            ),
+            (
+                "invalid value: string \"60\", expected a duration with its unit",
+                Some("add the unit: `60s` for seconds, or `ms`, `m`, `h`, `d`"),
+            ),
+            ("invalid type: integer `3`, expected a size such as `1MiB`", Some("add the unit: `3B` for bytes, or `KiB`, `MiB`, `GiB`")),
+            ("invalid value: string \"soon\", expected a duration such as `30s`", None),
+            ("invalid type: integer `3`, expected a string", None),
+        ] {
+            assert_eq!(reword(said, false).hint.as_deref(), hint, "{said}");
+            assert_eq!(reword(said, true).hint, None);
         }
         let long = reword(&format!("invalid type: string {:?}, expected u8", "机密\n".repeat(1000)), false).message;
         assert!(long.chars().count() < 120 && !long.contains('\n'), "{long}");
