@@ -311,6 +311,25 @@ async fn token_prints_a_token_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn the_readme_shows_what_check_says() {
+    let root: PathBuf = [env!("CARGO_MANIFEST_DIR"), ".."].iter().collect();
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |name: &str, from: &str, to: &str| {
+        let text = std::fs::read_to_string(root.join(name)).unwrap();
+        assert!(text.contains(from), "{from} in {name}");
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+    };
+    copy("config.yaml", "failures: 5", "failure: 5");
+    copy("tenant-flows/acme-shop/main.lua", "function greet()", "function greet(");
+    copy("tenant-flows/harbor-bank/main.lua", "", "");
+    let said = String::from_utf8(output(&["check"], folder.path()).await.stderr).unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    assert!(readme.contains(said.trim_end()), "the README shows something else than:\n{said}");
+}
+
+#[tokio::test]
 async fn the_shipped_configuration_passes_the_check() {
     let root: PathBuf = [env!("CARGO_MANIFEST_DIR"), ".."].iter().collect();
     let fine = output(&["check"], &root).await;
