@@ -30,6 +30,8 @@ const OPEN_FILES: usize = 128;
 pub(super) struct Engine {
     db: Database,
     records: Keyspace,
+    /// Of its directory.
+    identity: (u64, u64),
 }
 
 /// A session as the disk has it.
@@ -116,13 +118,19 @@ impl Disk {
     pub(super) fn reopen(&self) {
         let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
         *engine = None; // closes it, which gives up the lock on the directory
-        match Engine::open(&self.dir) {
+        match create(&self.dir).map_err(fjall::Error::from).and_then(|()| Engine::open(&self.dir)) {
             Ok(opened) => {
-                log::warn!("the context store failed to write and was opened again");
+                log::warn!("the context store was opened again");
                 *engine = Some(opened);
             }
             Err(e) => log::error!("the context store cannot be opened: {e}"),
         }
+    }
+
+    /// Whether the directory is still the one that was opened: somebody may have removed or replaced it, and writes to it would go nowhere.
+    pub(super) fn is_in_place(&self) -> bool {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        engine.as_ref().is_none_or(|engine| identity(&self.dir).is_ok_and(|now| now == engine.identity))
     }
 
     /// How many batches were written so far.
@@ -142,7 +150,7 @@ impl Engine {
         let builder = Database::builder(dir).cache_size(BLOCK_CACHE).max_journaling_size(JOURNALS);
         let db = builder.max_cached_files(Some(OPEN_FILES)).worker_threads(2).open()?;
         let records = db.keyspace("records", || KeyspaceCreateOptions::default().max_memtable_size(1 << 40))?;
-        Ok(Self { db, records })
+        Ok(Self { db, records, identity: identity(dir)? })
     }
 
     /// Sends the table of recent writes to the disk if it is large enough.
@@ -233,6 +241,13 @@ impl Engine {
         }
         if next == head.seq + 1 { Ok(turns) } else { Err(TurnError::Corrupt("a turn record is missing".into())) }
     }
+}
+
+/// What stays the same about a directory as long as it is the same one: its device and inode.
+fn identity(dir: &Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::metadata(dir)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Makes a directory that others cannot look into, whatever the mode of the files in it, and those above it if need be.

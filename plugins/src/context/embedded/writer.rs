@@ -74,6 +74,7 @@ impl Writer {
             self.erase_on();
             if Instant::now() >= tick {
                 tick = Instant::now() + TICK;
+                self.see_to_the_directory();
                 self.sweep_on();
             }
         }
@@ -101,6 +102,15 @@ impl Writer {
     fn revive(&self) {
         if !self.disk.is_open() {
             self.disk.reopen();
+        }
+    }
+
+    /// A directory that was removed or replaced under us takes no more turns: what comes from now on goes into a new one.
+    fn see_to_the_directory(&self) {
+        if !self.disk.is_in_place() {
+            log::error!("the directory of the context store was removed or replaced while in use; the conversations in it are gone");
+            self.disk.reopen();
+            self.table.forget_all();
         }
     }
 

@@ -124,3 +124,21 @@ async fn a_failed_write_is_reported_and_commits_work_again_when_the_disk_does() 
     assert!(child.wait().unwrap().success());
     assert_eq!(subject(dir.path()).state(&session("a")).await.seq, first + 1);
 }
+
+#[tokio::test]
+async fn a_directory_that_is_removed_while_in_use_is_noticed_and_made_anew() {
+    let dir = TempDir::new();
+    {
+        let s = subject(dir.path());
+        assert_eq!(s.turn(&session("a"), "m1").await.turn.seq, 1);
+        std::fs::remove_dir_all(dir.path().join("context")).unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while s.state(&session("a")).await.seq != 0 {
+            assert!(std::time::Instant::now() < until, "it goes on as if nothing had happened");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(s.turn(&session("a"), "m2").await.turn.seq, 1);
+    }
+    // What was acknowledged after that is on the disk.
+    assert_eq!(subject(dir.path()).state(&session("a")).await.seq, 1);
+}
