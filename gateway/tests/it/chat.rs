@@ -42,16 +42,28 @@ async fn connections_are_kept_and_http2_works_on_the_same_port() {
 }
 
 #[tokio::test]
-async fn a_client_s_request_id_and_trace_go_through() {
+async fn a_client_s_request_id_and_trace_go_through_to_the_model() {
     let model = Model::start().await;
     let gateway = Site::new().model(&model).start();
-    let mut request = gateway.chat("alpha", "u", &json!({ "query": "q" }));
-    request.headers_mut().insert("x-request-id", "req-7".parse().unwrap());
-    let reply = client::http1(gateway.public(), request).await;
-    assert_eq!(reply.headers["x-request-id"], "req-7");
-    let mut request = gateway.chat("alpha", "u", &json!({ "query": "q" }));
-    request.headers_mut().insert("x-request-id", "a b".parse().unwrap());
-    assert_eq!(client::http1(gateway.public(), request).await.headers["x-request-id"].len(), 32);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let send = async |id: &str, trace: &str| {
+        let mut request = gateway.chat("alpha", "u", &json!({ "query": "q" }));
+        request.headers_mut().insert("x-request-id", id.parse().unwrap());
+        request.headers_mut().insert("traceparent", trace.parse().unwrap());
+        let told = client::http1(gateway.public(), request).await.headers["x-request-id"].clone();
+        let head = model.heads().pop().unwrap();
+        assert_eq!(head["x-request-id"], told);
+        (told, head.get("traceparent").map(|v| v.to_str().unwrap().to_owned()))
+    };
+    let (id, sent) = send("req-7", trace).await;
+    assert_eq!(id, "req-7");
+    let sent = sent.expect("the trace goes on");
+    // The same trace and flags, a span of our own.
+    assert_eq!((&sent[..36], &sent[52..]), (&trace[..36], &trace[52..]));
+    assert_ne!(sent, trace);
+    // What is not plain is replaced, what is malformed counts as absent.
+    let (id, sent) = send("a b", "garbage").await;
+    assert_eq!((id.len(), sent), (32, None));
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ async fn a_user_who_returns_after_half_an_hour_goes_on_and_after_a_week_begins_a
 }
 
 #[tokio::test]
-async fn the_last_hundred_turns_are_kept() {
+async fn only_so_many_of_the_newest_turns_are_kept_as_configured() {
     let model = Model::start().await;
     let gateway = Site::new().model(&model).extra("store: { history: { turns: 5 } }").start();
     for i in 1..=8 {

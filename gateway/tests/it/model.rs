@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt, combinators::BoxBody};
 use hyper::{body::Frame, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -37,6 +37,7 @@ pub enum Behaviour {
 
 struct Shared {
     asked: Mutex<Vec<Value>>,
+    heads: Mutex<Vec<HeaderMap>>,
     arrived: Notify,
     plan: Mutex<VecDeque<Behaviour>>,
     gone: Notify,
@@ -55,7 +56,13 @@ impl Model {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { asked: Mutex::default(), arrived: Notify::new(), plan: Mutex::default(), gone: Notify::new() });
+        let shared = Arc::new(Shared {
+            asked: Mutex::default(),
+            heads: Mutex::default(),
+            arrived: Notify::new(),
+            plan: Mutex::default(),
+            gone: Notify::new(),
+        });
         let model = Self { addr, shared };
         let serve = model.clone();
         tokio::spawn(async move {
@@ -81,6 +88,11 @@ impl Model {
         self.shared.asked.lock().unwrap().clone()
     }
 
+    /// All requests' header fields so far.
+    pub fn heads(&self) -> Vec<HeaderMap> {
+        self.shared.heads.lock().unwrap().clone()
+    }
+
     /// Waits until so many requests have come.
     pub async fn wait_for(&self, count: usize) {
         tokio::time::timeout(super::client::PATIENCE, async {
@@ -103,6 +115,7 @@ impl Model {
 
     async fn answer(self, request: http::Request<hyper::body::Incoming>) -> std::io::Result<Response<Body>> {
         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/v1/answer"));
+        self.shared.heads.lock().unwrap().push(request.headers().clone());
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap();
         self.shared.asked.lock().unwrap().push(body.clone());

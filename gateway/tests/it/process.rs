@@ -208,6 +208,7 @@ async fn the_log_holds_no_words_of_customers_and_every_line_is_json() {
     let body = json!({ "query": canary, "session_id": canary, "message_id": canary });
     let mut request = message("alpha", &body);
     request.headers_mut().insert("x-evil", canary.parse().unwrap());
+    request.headers_mut().insert("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap());
     client::http1(process.public, request).await;
     client::http1(process.public, message("beta", &body)).await;
     client::http1(process.public, post(&format!("/{canary}"), Some(canary), canary)).await.error(404, "not_found");
@@ -224,6 +225,8 @@ async fn the_log_holds_no_words_of_customers_and_every_line_is_json() {
     for expected in [json!(["/v1/chat", "alpha", 200]), json!(["/v1/chat", "beta", 200]), json!(["-", null, 404])] {
         assert!(requests.contains(&expected), "{expected} in {requests:?}");
     }
+    let traced = events.iter().filter(|e| e["event"] == "request" && e["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(traced.count(), 1);
     let failed = events.iter().find(|e| e["event"] == "flow_failed").expect("the failure is logged");
     assert_eq!((&failed["kind"], &failed["line"]), (&json!("runtime"), &json!(1)));
     assert!(process.exit_code().await.is_some());
