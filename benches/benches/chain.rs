@@ -6,7 +6,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use fengda_plugins::{
-    api::{BuildCtx, Call, CallOutcome, Clock, Decision, Identity, Plugin, RequestCtx, RequestId, Step, Tenant, TenantBuild},
+    api::{BuildCtx, Call, CallOutcome, Clock, Decision, Identity, Meters, Plugin, RequestCtx, RequestId, Step, Tenant, TenantBuild},
     auth, builtin,
 };
 use http::{HeaderMap, StatusCode, request::Parts};
@@ -29,7 +29,7 @@ fn json<T: serde::de::DeserializeOwned>(text: &str) -> T {
 
 fn plugin(name: &str, config: &str) -> Arc<dyn Plugin> {
     let (config, tenants) = (json(config), [tenant(config)]);
-    let ctx = BuildCtx { config: &config, tenants: &tenants, clock: &Clock::system(), previous: None };
+    let ctx = BuildCtx { config: &config, tenants: &tenants, clock: &Clock::system(), meters: &Meters::default(), previous: None };
     (builtin(Arc::default()).get(name).expect("built in").build)(&ctx).unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
@@ -71,7 +71,7 @@ fn circuit_breaker(c: &mut Criterion) {
     let plugin = plugin("circuit_breaker", "{}");
     let phase = plugin.call_phase().expect("it guards calls");
     let tenant = Tenant::from_config("acme-shop").expect("a name");
-    let call = Call { tenant: &tenant, upstream: "model", attempt: 0, repeatable: true };
+    let call = Call { tenant: Some(&tenant), upstream: "model", attempt: 0, repeatable: true };
     c.bench_function("circuit_breaker/permit_and_outcome", |b| {
         b.iter(|| {
             let permit = phase.permit(black_box(&call)).expect("closed");

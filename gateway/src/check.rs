@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fengda_plugins::{
-    api::{BuildCtx, Clock, Registry},
+    api::{BuildCtx, Clock, Meters, Registry},
     context::Slot,
 };
 
@@ -20,13 +20,13 @@ pub fn problems(path: &Path, environment: Env<'_>, plugins: fn(&mut Registry)) -
         Ok(config) => config,
         Err(problems) => return problems.iter().map(ToString::to_string).collect(),
     };
-    let clock = Clock::system();
+    let (clock, meters) = (Clock::system(), Meters::default());
     let mut found: Vec<Diagnostic> = Vec::new();
     for (route, entry_at, entry) in
         config.routes.iter().enumerate().flat_map(|(r, route)| route.chain.iter().enumerate().map(move |(e, c)| (r, e, c)))
     {
         let spec = registry.get(&entry.plugin).expect("unknown plugins are refused by the configuration");
-        let build = BuildCtx { config: &entry.config, tenants: &entry.tenants, clock: &clock, previous: None };
+        let build = BuildCtx { config: &entry.config, tenants: &entry.tenants, clock: &clock, meters: &meters, previous: None };
         if let Err(problems) = (spec.build)(&build) {
             found.extend(problems.iter().map(|p| config.locate(route, entry_at, p)));
         }

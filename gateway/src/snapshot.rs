@@ -167,7 +167,13 @@ fn chain(
         let build = || {
             let spec = workshop.registry.get(&entry.plugin).expect("unknown plugins are refused by the configuration");
             let previous = older.map(|i| i.plugin.clone());
-            (spec.build)(&BuildCtx { config: &entry.config, tenants: &entry.tenants, clock: &workshop.clock, previous })
+            (spec.build)(&BuildCtx {
+                config: &entry.config,
+                tenants: &entry.tenants,
+                clock: &workshop.clock,
+                meters: workshop.metrics.meters(),
+                previous,
+            })
         };
         match kept.map_or_else(build, Ok) {
             Ok(plugin) => {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::request::Parts;
 use serde_yaml::Value;
 
-use crate::api::{BuildCtx, Clock, Decision, Plugin, PluginSpec, Problem, RequestCtx, RequestId, Step, Tenant, TenantBuild};
+use crate::api::{BuildCtx, Clock, Decision, Meters, Plugin, PluginSpec, Problem, RequestCtx, RequestId, Step, Tenant, TenantBuild};
 
 /// 2026-01-01, a whole second.
 pub(crate) const NOW: crate::api::Timestamp = crate::api::Timestamp(1_767_225_600_000);
@@ -30,7 +30,7 @@ impl Place<'_> {
     pub(crate) fn try_build(&self, spec: &PluginSpec) -> Result<Arc<dyn Plugin>, Vec<Problem>> {
         let config = yaml(self.config);
         let previous = self.previous.clone();
-        (spec.build)(&BuildCtx { config: &config, tenants: self.tenants, clock: self.clock, previous })
+        (spec.build)(&BuildCtx { config: &config, tenants: self.tenants, clock: self.clock, meters: &Meters::default(), previous })
     }
 
     pub(crate) fn build(&self, spec: &PluginSpec) -> Arc<dyn Plugin> {

@@ -6,7 +6,7 @@ mod licence;
 mod policy;
 mod spec;
 
-use std::{env, fs, process::Command};
+use std::{collections::HashSet, env, fs, process::Command};
 
 use serde::Deserialize;
 
@@ -25,12 +25,19 @@ fn cargo(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The packages that are built here; those of other targets need not be on this machine.
+/// The packages that are built here; those of other targets need not be on this machine. `cargo metadata` also has what only a
+/// feature that is off would need (`ring` of rustls-webpki, say); `cargo tree` does not.
 fn packages() -> Vec<Package> {
     let version = cargo(&["-vV"]);
     let host = version.lines().find_map(|l| l.strip_prefix("host: ")).unwrap();
     let metadata = cargo(&["metadata", "--offline", "--locked", "--format-version", "1", "--filter-platform", host]);
-    serde_json::from_str::<Metadata>(&metadata).unwrap().packages
+    let edges = ["--edges", "normal,build,dev", "--prefix", "none", "--no-dedupe", "--format", "{p}"];
+    let tree = cargo(&[&["tree", "--offline", "--locked", "--workspace", "--target", host][..], &edges].concat());
+    let built: HashSet<(&str, &str)> =
+        tree.lines().filter_map(|l| l.split_once(" v")).map(|(name, rest)| (name, rest.split(' ').next().unwrap())).collect();
+    let mut packages = serde_json::from_str::<Metadata>(&metadata).unwrap().packages;
+    packages.retain(|p| built.contains(&(p.name.as_str(), p.version.as_str())));
+    packages
 }
 
 fn policy() -> Policy {

@@ -2,9 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
-};
+use fengda_plugins::api::{Family, Meters};
+use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder};
 
 use super::Sink;
 
@@ -15,7 +14,7 @@ const SHORT: [f64; 12] = [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 
 
 /// The gateway's metrics. One for each running gateway; it lives through reloads.
 pub struct Metrics {
-    registry: Registry,
+    meters: Meters,
     /// Requests answered, by route, tenant (`-` before it is known) and status.
     pub requests: IntCounterVec,
     /// Seconds from the head read to the last byte written, by route and tenant.
@@ -51,14 +50,12 @@ pub struct Metrics {
 impl Metrics {
     /// A fresh set, all at zero.
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let counter = |name, help, labels: &[&str]| add(&registry, IntCounterVec::new(Opts::new(name, help), labels));
-        let seconds = |name, help, buckets: &[f64], labels: &[&str]| {
-            add(&registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
-        };
-        let labels =
-            Opts::new("fengda_build_info", "Always 1; the labels say which build runs.").const_label("version", env!("CARGO_PKG_VERSION"));
-        add(&registry, IntGauge::with_opts(labels)).set(1);
+        let meters = Meters::default();
+        let counter = |name, help, labels| meters.counter(Family { name, help, labels });
+        let gauge = |name, help| meters.gauge(Family { name, help, labels: &[] }).with_label_values::<&str>(&[]);
+        let seconds = |name, help, buckets, labels| meters.histogram(Family { name, help, labels }, buckets);
+        let build = Family { name: "fengda_build_info", help: "Always 1; the label says which version runs.", labels: &["version"] };
+        meters.gauge(build).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Self {
             requests: counter("fengda_requests_total", "Requests answered.", &["route", "tenant", "status"]),
             request_seconds: seconds(
@@ -67,8 +64,8 @@ impl Metrics {
                 &LATENCY,
                 &["route", "tenant"],
             ),
-            in_flight: add(&registry, IntGauge::new("fengda_in_flight", "Requests and turns in flight.")),
-            connections: add(&registry, IntGauge::new("fengda_connections", "Open connections of clients.")),
+            in_flight: gauge("fengda_in_flight", "Requests and turns in flight."),
+            connections: gauge("fengda_connections", "Open connections of clients."),
             rejected: counter("fengda_plugin_rejections_total", "Requests a plugin rejected.", &["plugin", "code"]),
             turns: counter("fengda_turns_total", "Turns by outcome.", &["tenant", "outcome"]),
             flow_seconds: seconds("fengda_flow_duration_seconds", "Time a flow ran, without its waits.", &SHORT, &["tenant"]),
@@ -83,13 +80,15 @@ impl Metrics {
             store_seconds: seconds("fengda_store_duration_seconds", "The store's part in a turn.", &SHORT, &["step"]),
             gaps: counter("fengda_context_gaps_total", "Turns whose client had seen more than the store holds.", &["tenant"]),
             reloads: counter("fengda_reloads_total", "Reloads of the configuration.", &["result"]),
-            generation: add(&registry, IntGauge::new("fengda_config_generation", "Generation of the configuration in force.")),
-            log_dropped: add(
-                &registry,
-                IntCounter::new("fengda_log_lines_dropped_total", "Log lines that found their log's queue full or could not be written."),
-            ),
+            generation: gauge("fengda_config_generation", "Generation of the configuration in force."),
+            log_dropped: counter(
+                "fengda_log_lines_dropped_total",
+                "Log lines that found their log's queue full or could not be written.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
             log_dropped_seen: AtomicI64::new(0),
-            registry,
+            meters,
         }
     }
 
@@ -99,8 +98,13 @@ impl Metrics {
         let before = self.log_dropped_seen.swap(dropped, Ordering::Relaxed);
         self.log_dropped.inc_by(u64::try_from(dropped - before).unwrap_or(0));
         let mut out = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut out).expect("writing to a Vec cannot fail and our families are valid");
+        TextEncoder::new().encode(&self.meters.gather(), &mut out).expect("writing to a Vec cannot fail and our families are valid");
         out
+    }
+
+    /// Where plugins make metrics of their own.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// The content type of [`Metrics::render`].
@@ -145,12 +149,6 @@ impl TenantMetrics {
             flow_seconds: metrics.flow_seconds.with_label_values(&[tenant]),
         }
     }
-}
-
-fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
-    let metric = metric.expect("names, labels and buckets are constants of this file");
-    registry.register(Box::new(metric.clone())).expect("each name stands once in this file");
-    metric
 }
 
 #[cfg(test)]

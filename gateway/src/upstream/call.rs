@@ -126,7 +126,7 @@ struct Attempt {
 
 impl Attempt {
     fn begin(caller: &Caller, number: u32) -> Result<Self, CallError> {
-        let call = Call { tenant: &caller.tenant, upstream: caller.upstream.name(), attempt: number, repeatable: true };
+        let call = Call { tenant: Some(&caller.tenant), upstream: caller.upstream.name(), attempt: number, repeatable: true };
         match caller.chain.permit(&call) {
             Ok(permits) => {
                 let timeout = permits.iter().filter_map(|p| p.timeout).min();
@@ -151,7 +151,7 @@ impl Attempt {
             },
         );
         let Caller { chain, tenant, upstream, .. } = &self.caller;
-        let call = Call { tenant, upstream: upstream.name(), attempt: self.number, repeatable: true };
+        let call = Call { tenant: Some(tenant), upstream: upstream.name(), attempt: self.number, repeatable: true };
         chain.outcome(&call, &self.permits, outcome)
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
-use super::{Clock, Plugin, Tenant};
+use super::{Clock, Meters, Plugin, Tenant};
 
 /// Where in the configuration a plugin found a problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct BuildCtx<'a> {
     pub tenants: &'a [TenantBuild],
     /// The time of day.
     pub clock: &'a Clock,
+    /// Where it makes its metrics.
+    pub meters: &'a Meters,
     /// The instance that served the same place before a reload: state whose own configuration did not change is taken over from it.
     pub previous: Option<Arc<dyn Plugin>>,
 }

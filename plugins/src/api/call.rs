@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::Tenant;
 
-/// One attempt at calling an upstream for a tenant.
+/// One attempt at calling an upstream.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
-    /// For whom.
-    pub tenant: &'a Tenant,
+    /// For whom; `None` on a public route.
+    pub tenant: Option<&'a Tenant>,
     /// The upstream's configured name.
     pub upstream: &'a str,
     /// 0 for the first attempt, counted up by retries.

@@ -15,6 +15,7 @@
 mod build;
 mod call;
 mod clock;
+mod meter;
 mod plugin;
 mod reject;
 mod request;
@@ -25,6 +26,7 @@ mod turn;
 pub use build::{BuildCtx, Builder, PluginSpec, Problem, Registry, RegistryError, Scope, TenantBuild, parse_config};
 pub use call::{Call, CallOutcome, CallPhase, Permit, Refusal, Verdict};
 pub use clock::{Clock, Timestamp};
+pub use meter::{Family, Kind, Meters};
 pub use plugin::{Decision, Plugin, Step, Summary};
 pub use reject::{Code, Reject};
 pub use request::{Identity, RequestCtx, RequestId, TraceParent};

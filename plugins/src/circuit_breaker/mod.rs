@@ -32,6 +32,8 @@ const NAME: &str = "circuit_breaker";
 
 /// The plugin.
 pub struct CircuitBreaker {
+    /// For calls of public routes.
+    public: Arc<Circuits>,
     tenants: HashMap<Tenant, Arc<Circuits>>,
     clock: Clock,
 }
@@ -52,23 +54,26 @@ pub fn spec() -> PluginSpec {
 impl CircuitBreaker {
     fn build(ctx: &BuildCtx<'_>) -> Result<Self, Vec<Problem>> {
         let previous = ctx.previous::<Self>();
-        read(&Scope::Plugin, ctx.config)?;
+        let circuits = |config, before: Option<&Arc<Circuits>>| match before.filter(|c| c.config == config) {
+            Some(unchanged) => Arc::clone(unchanged),
+            None => Arc::new(Circuits { config, by_upstream: RwLock::default() }),
+        };
+        let public = circuits(read(&Scope::Plugin, ctx.config)?, previous.as_ref().map(|p| &p.public));
         let (mut tenants, mut problems) = (HashMap::new(), Vec::new());
         for build in ctx.tenants {
             match read(&Scope::Tenant(build.tenant.clone()), &build.config) {
                 Ok(config) => {
-                    let before = previous.as_ref().and_then(|p| p.tenants.get(&build.tenant)).filter(|c| c.config == config);
-                    let circuits = before.map_or_else(|| Arc::new(Circuits { config, by_upstream: RwLock::default() }), Arc::clone);
-                    tenants.insert(build.tenant.clone(), circuits);
+                    let before = previous.as_ref().and_then(|p| p.tenants.get(&build.tenant));
+                    tenants.insert(build.tenant.clone(), circuits(config, before));
                 }
                 Err(p) => problems.extend(p),
             }
         }
-        if problems.is_empty() { Ok(Self { tenants, clock: ctx.clock.clone() }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { public, tenants, clock: ctx.clock.clone() }) } else { Err(problems) }
     }
 
     fn circuits(&self, call: &Call<'_>) -> &Circuits {
-        self.tenants.get(call.tenant).expect("a call is made for a configured tenant")
+        call.tenant.map_or(&self.public, |tenant| self.tenants.get(tenant).expect("a call is made for a configured tenant"))
     }
 }
 
@@ -87,6 +92,11 @@ fn lock(circuit: &Mutex<Circuit>) -> MutexGuard<'_, Circuit> {
     circuit.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How a circuit's tenant is called in logs and the status.
+fn name(tenant: Option<&Tenant>) -> &str {
+    tenant.map_or("-", Tenant::name)
+}
+
 impl CallPhase for CircuitBreaker {
     fn permit(&self, call: &Call<'_>) -> Result<Permit, Refusal> {
         let circuits = self.circuits(call);
@@ -96,7 +106,7 @@ impl CallPhase for CircuitBreaker {
             (circuit.generation(), circuit.permit(&circuits.config, call.attempt == 0, || self.clock.monotonic()))
         };
         if permitted.is_ok_and(|generation| generation != before) {
-            let (tenant, upstream) = (call.tenant.name(), call.upstream);
+            let (tenant, upstream) = (name(call.tenant), call.upstream);
             log::info!(target: "fengda::breaker", "circuit half-open tenant={tenant} upstream={upstream}");
         }
         match permitted {
@@ -115,7 +125,7 @@ impl CallPhase for CircuitBreaker {
             let change = circuit.outcome(config, permit.token, outcome, || self.clock.monotonic());
             (change, again && circuit.take_retry())
         };
-        let (tenant, upstream) = (call.tenant.name(), call.upstream);
+        let (tenant, upstream) = (name(call.tenant), call.upstream);
         match change {
             Some(Change::Opened) => log::warn!(
                 target: "fengda::breaker",
@@ -141,7 +151,8 @@ impl Plugin for CircuitBreaker {
     fn status(&self) -> serde_json::Value {
         let now = self.clock.monotonic();
         let mut all = serde_json::Map::new();
-        for (tenant, circuits) in &self.tenants {
+        let tenants = self.tenants.iter().map(|(tenant, circuits)| (Some(tenant), circuits));
+        for (tenant, circuits) in tenants.chain([(None, &self.public)]) {
             for (upstream, circuit) in &*circuits.by_upstream.read().unwrap_or_else(PoisonError::into_inner) {
                 let state = match lock(circuit).state() {
                     State::Closed { failures } => json!({ "state": "closed", "failures": failures }),
@@ -150,7 +161,7 @@ impl Plugin for CircuitBreaker {
                         json!({ "state": "half_open", "in_flight": in_flight, "passed": passed })
                     }
                 };
-                all.insert([tenant.name(), "/", upstream].concat(), state);
+                all.insert([name(tenant), "/", upstream].concat(), state);
             }
         }
         all.into()

@@ -37,7 +37,7 @@ fn gate(config: &str) -> Gate {
 
 impl Gate {
     fn call(&self) -> Call<'_> {
-        Call { tenant: &self.acme, upstream: "model", attempt: 0, repeatable: false }
+        Call { tenant: Some(&self.acme), upstream: "model", attempt: 0, repeatable: false }
     }
 
     fn permit(&self) -> Result<Permit, Refusal> {
@@ -150,7 +150,7 @@ fn tenants_and_upstreams_do_not_open_each_others_circuits() {
     gate.each(&[Failed; 5]);
     let phase = gate.plugin.call_phase().unwrap();
     assert!(phase.permit(&Call { upstream: "orders", ..gate.call() }).is_ok());
-    assert!(phase.permit(&Call { tenant: &gate.bank, ..gate.call() }).is_ok());
+    assert!(phase.permit(&Call { tenant: Some(&gate.bank), ..gate.call() }).is_ok());
     assert_eq!(gate.plugin.status().as_object().unwrap().len(), 3);
 }
 

@@ -16,8 +16,8 @@ use super::{
     settle, spec,
 };
 use crate::api::{
-    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Problem, Scope, SessionKey, SessionState, Step, TenantBuild,
-    TurnError, TurnPhase, UserKey, Version, parse_config,
+    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Meters, Problem, Scope, SessionKey, SessionState, Step,
+    TenantBuild, TurnError, TurnPhase, UserKey, Version, parse_config,
 };
 
 /// The embedded store with a count of how often it moved a history.
@@ -251,7 +251,9 @@ fn the_plugin_takes_no_keys_of_its_own() {
         config: config.clone(),
         keys: serde_yaml::Value::Null,
     };
-    let build = |config, tenants: &[TenantBuild]| (spec.build)(&BuildCtx { config, tenants, clock: &o.clock, previous: None });
+    let build = |config, tenants: &[TenantBuild]| {
+        (spec.build)(&BuildCtx { config, tenants, clock: &o.clock, meters: &Meters::default(), previous: None })
+    };
     let plugin = build(&empty, &[tenant(&empty)]).unwrap();
     assert!(plugin.turn_phase().is_some());
     let in_plugin: Vec<Problem> = build(&wrong, &[tenant(&wrong)]).err().unwrap();

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{RateLimit, spec};
 use crate::{
-    api::{BuildCtx, Clock, Decision, Identity, Plugin, Problem, Reject, RequestCtx, Scope, Tenant},
+    api::{BuildCtx, Clock, Decision, Identity, Meters, Plugin, Problem, Reject, RequestCtx, Scope, Tenant},
     testing::{NOW, Place, ask, ctx, head, tenant, yaml},
 };
 
@@ -215,8 +215,9 @@ fn many_threads_at_once_get_the_burst_and_no_more() {
 fn problems_name_the_limit() {
     let config = yaml("{limits: [{name: a, by: user, rate: 0/s}]}");
     let clock = Clock::manual(NOW);
-    let read =
-        |config: &serde_yaml::Value| (spec().build)(&BuildCtx { config, tenants: &[], clock: &clock, previous: None }).err().unwrap();
+    let read = |config: &serde_yaml::Value| {
+        (spec().build)(&BuildCtx { config, tenants: &[], clock: &clock, meters: &Meters::default(), previous: None }).err().unwrap()
+    };
     let problem = |path: &str, message: &str| Problem { scope: Scope::Plugin, path: path.into(), message: message.into() };
     let rate = "`0/s` is not a rate: write a whole number from 1 to 100000000 and /s, /m or /h, as `50/s`";
     assert_eq!(read(&config), [problem("limits[0].rate", rate)]);
