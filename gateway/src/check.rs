@@ -49,7 +49,9 @@ mod tests {
     fn picky(registry: &mut Registry) {
         let problem = || Problem { scope: Scope::Plugin, path: "mood".into(), message: "is bad".into() };
         let build = move |_: &BuildCtx<'_>| Err::<Arc<dyn Plugin>, _>(vec![problem()]);
-        registry.register(PluginSpec { name: "picky", after: &[], authenticates: false, build: Box::new(build) }).unwrap();
+        registry
+            .register(PluginSpec { name: "picky", after: &[], authenticates: false, schema: |_| true.into(), build: Box::new(build) })
+            .unwrap();
     }
 
     #[test]

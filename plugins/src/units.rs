@@ -1,8 +1,12 @@
-//! Durations as people write them, read alike by every plugin's configuration: `500ms`, `30s`, `5m`, `2h`, `7d`.
+//! Values with a unit as people write them, read alike everywhere in the configuration: durations and sizes.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
-use serde::{Deserializer, de};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserializer, Serializer,
+    de::{self, Unexpected, Visitor},
+};
 
 /// A text that is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,24 +33,106 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(bad)
 }
 
-/// [`parse_duration`] for `#[serde(deserialize_with)]`.
+/// A field that holds a [`Duration`] and is written as text: `#[serde(with = "units::DurationText")]`.
 ///
-/// # Errors
-/// The value is not a string, or not a duration.
-pub fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    struct Visitor;
-    impl de::Visitor<'_> for Visitor {
-        type Value = Duration;
+/// It reads the field, writes its default, and says in the schema what may be written.
+pub struct DurationText;
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a duration with its unit, as `500ms`, `30s` or `5m`")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-            parse_duration(text).map_err(E::custom)
-        }
+impl DurationText {
+    /// See [`parse_duration`].
+    ///
+    /// # Errors
+    /// The value is not a string, or not a duration.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        d.deserialize_str(Reader {
+            expected: "a duration with its unit, as `500ms`, `30s` or `5m`",
+            parse: |text: &str| parse_duration(text).ok(),
+        })
     }
-    d.deserialize_str(Visitor)
+
+    /// Writes the longest unit of which it is a whole number.
+    ///
+    /// # Errors
+    /// The format's.
+    pub fn serialize<S: Serializer>(duration: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        let ms = duration.as_millis();
+        let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+        let whole = units.into_iter().find(|(unit, _)| ms != 0 && ms.is_multiple_of(*unit));
+        let (unit_ms, unit) = whole.unwrap_or((1, "s"));
+        s.collect_str(&format_args!("{}{unit}", ms / unit_ms))
+    }
+}
+
+impl JsonSchema for DurationText {
+    fn schema_name() -> Cow<'static, str> {
+        "duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$", "description": "A whole number and its unit: `500ms`, `30s`, `5m`, `12h`, `7d`." })
+    }
+}
+
+/// A field that holds a number of bytes and is written as text: `#[serde(with = "units::SizeText")]`. See [`DurationText`].
+pub struct SizeText;
+
+impl SizeText {
+    const UNITS: [(u64, &str); 7] =
+        [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "KB"), (1, "B")];
+
+    /// Reads a whole number with a unit: `B`, `KiB`, `MiB`, `GiB`, or `KB`, `MB`, `GB`.
+    ///
+    /// # Errors
+    /// The value is not a string, not a size, or too large for the field.
+    pub fn deserialize<'de, D: Deserializer<'de>, T: TryFrom<u64>>(d: D) -> Result<T, D::Error> {
+        let parse = |text: &str| {
+            let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+            let (bytes, _) = Self::UNITS.into_iter().find(|(_, name)| *name == unit)?;
+            number.parse::<u64>().ok()?.checked_mul(bytes)?.try_into().ok()
+        };
+        d.deserialize_str(Reader { expected: "a size such as `64KiB` or `1MiB`", parse })
+    }
+
+    /// Writes the first unit of which it is a whole number.
+    ///
+    /// # Errors
+    /// The format's.
+    pub fn serialize<S: Serializer, T: Copy + TryInto<u64>>(size: &T, s: S) -> Result<S::Ok, S::Error> {
+        let bytes: u64 = (*size).try_into().unwrap_or(u64::MAX);
+        let whole = Self::UNITS.into_iter().find(|(unit, _)| bytes != 0 && bytes.is_multiple_of(*unit));
+        let (unit_bytes, unit) = whole.unwrap_or((1, "B"));
+        s.collect_str(&format_args!("{}{unit}", bytes / unit_bytes))
+    }
+}
+
+impl JsonSchema for SizeText {
+    fn schema_name() -> Cow<'static, str> {
+        "size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$", "description": "A whole number and its unit: `512B`, `64KiB`, `1MiB`, `1KB`." })
+    }
+}
+
+/// Reads text with `parse`; anything else, and any other text, is not what was `expected`.
+pub struct Reader<F> {
+    /// What would be right, with examples: goes into the message.
+    pub expected: &'static str,
+    /// `None` for text that is something else.
+    pub parse: F,
+}
+
+impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for Reader<F> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.parse)(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
 }
 
 #[cfg(test)]
@@ -60,6 +146,32 @@ mod tests {
         }
         for bad in ["", "30", "s", "1.5s", "-1s", "1 s", "1w", "99999999999999999999s", "18446744073709551615d", "１s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_need_a_whole_number_and_a_unit() {
+        let read = |text: &str| SizeText::deserialize::<_, u64>(serde_yaml::Value::from(text));
+        let sizes = ["0B", "64KiB", "1MiB", "1KB", "2GiB", "3MB"].map(|t| read(t).unwrap());
+        assert_eq!(sizes, [0, 65_536, 1_048_576, 1_000, 2_147_483_648, 3_000_000]);
+        for bad in ["", "64", "64kib", "64K", "1TiB", "18446744073709551615KiB"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            SizeText::deserialize::<_, u8>(serde_yaml::Value::from("1KiB")).unwrap_err().to_string(),
+            "invalid value: string \"1KiB\", expected a size such as `64KiB` or `1MiB`"
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        for text in ["0s", "1500ms", "30s", "1m", "12h", "7d"] {
+            let duration = parse_duration(text).unwrap();
+            assert_eq!(DurationText::serialize(&duration, serde_yaml::value::Serializer).unwrap(), text);
+        }
+        for text in ["0B", "100B", "64KiB", "1MiB", "3KB"] {
+            let size: u64 = SizeText::deserialize(serde_yaml::Value::from(text)).unwrap();
+            assert_eq!(SizeText::serialize(&size, serde_yaml::value::Serializer).unwrap(), text);
         }
     }
 }

@@ -6,6 +6,7 @@
 mod check;
 mod completions;
 mod run;
+mod schema;
 mod terminal;
 mod token;
 
@@ -37,6 +38,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Schema(schema::Schema),
     Token(token::Token),
     Completions(completions::Completions),
 }
@@ -55,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
+        Command::Schema(schema) => schema.run(),
         Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),
     };

@@ -34,6 +34,7 @@ mod path;
 mod raw;
 mod read;
 mod reload;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -43,6 +44,7 @@ mod wording;
 use diagnostic::Report;
 pub use diagnostic::{Diagnostic, Diagnostics};
 use marks::{MAX_BYTES, Marks};
+pub use schema::schema;
 pub use types::{AnswerUpstream, ChainEntry, Durability, Endpoint, FlowLimits, Limits, Log, Route, Store, Target, TenantConfig, Upstream};
 
 /// Looks an environment variable up; `None` if it is not set.

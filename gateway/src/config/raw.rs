@@ -1,11 +1,15 @@
 //! The file as it was typed: every key there is, its type, and its default. Meaning is [`super::check`]'s affair.
 //!
+//! [`super::schema`] makes the JSON Schema and the reference of these types: a doc comment is what an operator reads of a key, and
+//! ends with the range that the check of its meaning allows.
+//!
 //! Items of lists and named entries are optional: one that was left empty, or cut out because it could not be read, leaves a hole
 //! and does not move its neighbours.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use fengda_plugins::api::Text;
+use fengda_plugins::{api::Text, auth::KeyConfig};
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, Visitor},
@@ -13,38 +17,58 @@ use serde::{
 use serde_yaml::Value;
 
 use super::{
+    schema,
     types::{Durability, FlowLimits, Limits, Log},
     units,
 };
 
 /// The whole file.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Raw {
-    #[serde(deserialize_with = "units::address")]
+    /// Where clients connect: HTTP/1.1 and h2c.
+    #[serde(with = "units::AddressText")]
     pub(super) listen: SocketAddr,
-    #[serde(deserialize_with = "units::address")]
+    /// Where operators connect: metrics, health, status, reload. Keep clients out.
+    #[serde(with = "units::AddressText")]
     pub(super) admin: SocketAddr,
+    /// The directory of the stored conversations and the tenants' logs; made if it is not there.
     pub(super) data: PathBuf,
-    /// One for each core if absent.
+    /// Serving threads: 1 to 512. One for each core if absent.
     pub(super) threads: Option<usize>,
+    /// What one connection or request may take; over a limit the client gets 4xx.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<Limits>")]
     pub(super) limits: Limits,
+    /// What happens after SIGTERM.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<Shutdown>")]
     pub(super) shutdown: Shutdown,
+    /// What one turn of a conversation may take.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<Turn>")]
     pub(super) turn: Turn,
+    /// Where and for how long conversations are kept.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<Store>")]
     pub(super) store: Store,
-    /// A demo model if absent.
+    /// What answers calls, by name: models. `model`, the built-in demo, if absent.
+    #[schemars(with = "Option<BTreeMap<String, Upstream>>")]
     pub(super) upstreams: Option<BTreeMap<String, Option<Upstream>>>,
+    /// Plugins' configuration; a route or a tenant replaces single keys.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<schema::Plugins>")]
     pub(super) plugins: BTreeMap<String, Value>,
-    /// Chat and history if absent.
+    /// Tried from top to bottom. `/v1/chat` and `/v1/history` if absent.
+    #[schemars(with = "Option<Vec<Route>>")]
     pub(super) routes: Option<Vec<Option<Route>>>,
+    /// Tenants by name, which is what the tenant claim of their tokens says.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<BTreeMap<String, Tenant>>")]
     pub(super) tenants: BTreeMap<String, Option<Tenant>>,
+    /// The gateway's own log.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<Log>")]
     pub(super) log: Log,
 }
 
@@ -53,7 +77,7 @@ impl Default for Raw {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9901)),
-            data: "data".into(),
+            data: "./data".into(),
             threads: None,
             limits: Limits::default(),
             shutdown: Shutdown::default(),
@@ -115,10 +139,11 @@ impl Default for Log {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Shutdown {
-    #[serde(deserialize_with = "units::duration")]
+    /// How long requests in flight may go on: 0s to 1h. Keep it under the orchestrator's own limit.
+    #[serde(with = "units::DurationText")]
     pub(super) grace: Duration,
 }
 
@@ -128,10 +153,11 @@ impl Default for Shutdown {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Turn {
-    #[serde(deserialize_with = "units::duration")]
+    /// From question in to answer out, waiting included: 10ms to 10m. Streamed answers have `timeouts` of their own.
+    #[serde(with = "units::DurationText")]
     pub(super) deadline: Duration,
 }
 
@@ -141,20 +167,27 @@ impl Default for Turn {
     }
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
+    /// The store in the data directory.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<Embedded>")]
     pub(super) embedded: Embedded,
+    /// Conversations held in memory; the rest is read from the store when its user comes back.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<Cache>")]
     pub(super) cache: Cache,
+    /// What is kept of a conversation.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<History>")]
     pub(super) history: History,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Embedded {
+    /// What a committed turn survives.
     pub(super) durability: Durability,
 }
 
@@ -164,12 +197,14 @@ impl Default for Embedded {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Cache {
-    #[serde(deserialize_with = "units::size")]
+    /// Most bytes of conversations: 1MiB to 1024GiB.
+    #[serde(with = "units::SizeText")]
     pub(super) size: u64,
-    #[serde(deserialize_with = "units::duration")]
+    /// How long an unused conversation stays: 1s to 30d.
+    #[serde(with = "units::DurationText")]
     pub(super) idle: Duration,
 }
 
@@ -179,11 +214,13 @@ impl Default for Cache {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct History {
+    /// How many turns of a session are kept, newest first: 1 to 1000.
     pub(super) turns: usize,
-    #[serde(deserialize_with = "units::duration")]
+    /// How long a session is kept after its last turn: 1s to 3650d.
+    #[serde(with = "units::DurationText")]
     pub(super) keep: Duration,
 }
 
@@ -193,16 +230,26 @@ impl Default for History {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["protocol"]))]
 pub(super) struct Upstream {
+    /// What it speaks. Required.
+    #[schemars(extend("enum" = ["demo", "answer"]))]
     pub(super) protocol: Option<String>,
+    /// Where it is, as `http://127.0.0.1:9000`: a scheme, a host, a port.
+    #[schemars(with = "Vec<String>")]
     pub(super) endpoints: Vec<Option<String>>,
+    /// The path to post to.
     pub(super) path: String,
+    /// How long it may take to answer.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<Timeouts>")]
     pub(super) timeouts: Timeouts,
+    /// Most idle connections kept open for each endpoint and thread: 0 to 4096.
     pub(super) idle_connections: usize,
-    #[serde(deserialize_with = "units::size")]
+    /// Largest answer: 1KiB to 64MiB.
+    #[serde(with = "units::SizeText")]
     pub(super) max_answer: usize,
 }
 
@@ -219,16 +266,20 @@ impl Default for Upstream {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Timeouts {
-    #[serde(deserialize_with = "units::duration")]
+    /// To connect: 1ms to 1m.
+    #[serde(with = "units::DurationText")]
     pub(super) connect: Duration,
-    #[serde(deserialize_with = "units::duration")]
+    /// Until a streamed answer begins: 1ms to 10m.
+    #[serde(with = "units::DurationText")]
     pub(super) first_token: Duration,
-    #[serde(deserialize_with = "units::duration")]
+    /// A streamed answer's longest pause: 1ms to 10m.
+    #[serde(with = "units::DurationText")]
     pub(super) idle: Duration,
-    #[serde(deserialize_with = "units::duration")]
+    /// A streamed answer in all: 1ms to 1h.
+    #[serde(with = "units::DurationText")]
     pub(super) total: Duration,
 }
 
@@ -243,15 +294,23 @@ impl Default for Timeouts {
     }
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["path"]))]
 pub(super) struct Route {
+    /// Of the URL, as `/v1/chat`; one that ends in `/` takes everything below it too. Required.
     pub(super) path: Option<String>,
+    /// Whether its chain need not prove who a request is from. Never with a flow or history.
     pub(super) public: bool,
+    /// The plugins that its requests go through, in order of execution. Required.
+    #[schemars(with = "Vec<Entry>")]
     pub(super) chain: Vec<Option<Entry>>,
+    /// The tenant's script answers; its `nlp.answer` asks this upstream.
     pub(super) flow: Option<String>,
+    /// The stored conversation answers.
     pub(super) history: bool,
     /// Plain proxying; reserved.
+    #[schemars(skip)]
     pub(super) upstream: Option<Value>,
 }
 
@@ -287,17 +346,27 @@ impl<'de> Deserialize<'de> for Entry {
     }
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["flow", "keys"]))]
 pub(super) struct Tenant {
+    /// The script. Required.
     pub(super) flow: Option<PathBuf>,
+    /// The keys of its tokens, at least one; several while they are rolled. Required.
+    #[schemars(with = "Vec<KeyConfig>")]
     pub(super) keys: Value,
+    /// Ready-made answers by name, for `canned(name)` in the script; `busy` is also the answer when the model fails.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<BTreeMap<String, Text>>")]
     pub(super) canned: BTreeMap<String, Text>,
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<schema::Plugins>")]
     pub(super) plugins: BTreeMap<String, Value>,
+    /// What the script logs; no other tenant's lines get in. In `logs/<tenant>.log` of the data directory if absent.
     pub(super) log: Option<PathBuf>,
+    /// What one turn of the script may use.
     #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<FlowLimits>")]
     pub(super) flow_limits: FlowLimits,
 }
 

@@ -26,7 +26,7 @@ fn registry() -> Registry {
     let specs: [(&str, &[&str]); 4] = [("auth", &[]), ("rate_limit", &[]), ("context", &["auth"]), ("circuit_breaker", &[])];
     for (name, after) in specs {
         let build = Box::new(|_: &BuildCtx<'_>| Ok(Arc::new(Nothing) as Arc<dyn Plugin>));
-        registry.register(PluginSpec { name, after, authenticates: name == "auth", build }).unwrap();
+        registry.register(PluginSpec { name, after, authenticates: name == "auth", schema: |_| true.into(), build }).unwrap();
     }
     registry
 }

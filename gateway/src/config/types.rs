@@ -3,39 +3,40 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use fengda_plugins::api::{Tenant, TenantBuild, Text};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
 use super::units;
 
 /// What one connection or request may take.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Largest request body in bytes.
-    #[serde(deserialize_with = "units::size")]
+    /// Largest request body: 1KiB to 64MiB; 413 `body_too_large`.
+    #[serde(with = "units::SizeText")]
     pub body: usize,
-    /// Longest `query` of a message in bytes.
-    #[serde(deserialize_with = "units::size")]
+    /// Longest `query` of a message: 64B to 1MiB; 413.
+    #[serde(with = "units::SizeText")]
     pub query: usize,
-    /// Most header fields.
+    /// Most header fields: 1 to 256; 431 `headers_too_large`.
     pub headers: usize,
-    /// Longest header field in bytes, name and value together.
-    #[serde(deserialize_with = "units::size")]
+    /// Longest header field, name and value together: 64B to 1MiB; 431.
+    #[serde(with = "units::SizeText")]
     pub header_field: usize,
-    /// How long an idle connection of a client is kept.
-    #[serde(deserialize_with = "units::duration")]
+    /// How long an idle connection of a client is kept: 1s to 1h.
+    #[serde(with = "units::DurationText")]
     pub keepalive: Duration,
-    /// How long a request's whole head may take once its first byte is there.
-    #[serde(deserialize_with = "units::duration")]
+    /// How long a request's whole head may take once its first byte is there: 100ms to 10m.
+    #[serde(with = "units::DurationText")]
     pub header_deadline: Duration,
-    /// How long a request's whole body may take.
-    #[serde(deserialize_with = "units::duration")]
+    /// How long a request's whole body may take: 100ms to 10m.
+    #[serde(with = "units::DurationText")]
     pub body_deadline: Duration,
-    /// How long one read from a client, or one write to it, may wait.
-    #[serde(deserialize_with = "units::duration")]
+    /// How long one read from a client, or one write to it, may wait: 100ms to 10m.
+    #[serde(with = "units::DurationText")]
     pub read_timeout: Duration,
-    /// How many messages of one session may wait for their turn.
+    /// How many messages of one session may wait for their turn: 0 to 1024; one more gets 409 `turn_in_progress`.
     pub session_queue: usize,
 }
 
@@ -55,7 +56,7 @@ pub struct Store {
 }
 
 /// What a committed turn survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// The death of the process; the death of the machine costs at most the last second.
@@ -169,26 +170,26 @@ pub struct TenantConfig {
 }
 
 /// What one turn of a flow may use.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowLimits {
-    /// Time on the processor.
-    #[serde(deserialize_with = "units::duration")]
+    /// Time on the processor: 1ms to 10s.
+    #[serde(with = "units::DurationText")]
     pub cpu: Duration,
-    /// Growth of memory in bytes.
-    #[serde(deserialize_with = "units::size")]
+    /// Growth of memory: 1MiB to 1GiB.
+    #[serde(with = "units::SizeText")]
     pub memory: usize,
-    /// Length of the answer in bytes.
-    #[serde(deserialize_with = "units::size")]
+    /// Length of the answer: 64B to 4MiB.
+    #[serde(with = "units::SizeText")]
     pub output: usize,
 }
 
 /// The gateway's own log.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// The least severe level that is written.
-    #[serde(deserialize_with = "units::level")]
+    #[serde(with = "units::LevelText")]
     pub level: log::LevelFilter,
     /// Whether each request gets a line.
     pub access: bool,

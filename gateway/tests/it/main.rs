@@ -5,6 +5,7 @@
 mod bad_input;
 mod chat;
 mod client;
+mod config;
 mod flows;
 mod harness;
 mod history;
@@ -13,5 +14,6 @@ mod model;
 mod models;
 mod operations;
 mod process;
+mod schema;
 mod tokens;
 mod turns;

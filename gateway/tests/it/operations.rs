@@ -154,7 +154,7 @@ impl Plugin for Doorman {
 
 fn with_doorman(registry: &mut Registry) {
     let build = |_: &BuildCtx<'_>| Ok(Arc::new(Doorman) as Arc<dyn Plugin>);
-    let spec = PluginSpec { name: "doorman", after: &["auth"], authenticates: false, build: Box::new(build) };
+    let spec = PluginSpec { name: "doorman", after: &["auth"], authenticates: false, schema: |_| true.into(), build: Box::new(build) };
     registry.register(spec).unwrap();
 }
 

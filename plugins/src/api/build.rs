@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 
@@ -73,6 +74,8 @@ pub struct PluginSpec {
     pub after: &'static [&'static str],
     /// Whether it proves who a request is from: a chain without such a plugin needs `public: true`.
     pub authenticates: bool,
+    /// The JSON Schema of its configuration: `|g| g.subschema_for::<MyConfig>()`. It is what `fengda schema` and editors know of it.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Makes one.
     pub build: Builder,
 }
@@ -104,6 +107,11 @@ impl Registry {
     /// The kind with this name.
     pub fn get(&self, name: &str) -> Option<&PluginSpec> {
         self.0.get(name)
+    }
+
+    /// All kinds, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = &PluginSpec> {
+        self.0.values()
     }
 
     /// All names, sorted.

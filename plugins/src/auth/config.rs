@@ -1,8 +1,9 @@
 //! What auth can be told: the names of the claims, the leeway, who must have issued a token for whom, and each tenant's keys.
 
-use std::{collections::HashMap, time::Duration};
+use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_yaml::Value;
 
@@ -21,13 +22,13 @@ const MAX_KEYS: usize = 16;
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
 
 /// The plugin's configuration, for all tenants or for one.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     /// What the claims are called.
     pub claims: ClaimNames,
     /// How far the clocks of the issuer and of this machine may be apart; added to both ends of a token's life.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::DurationText")]
     pub leeway: Duration,
     /// Most verified tokens remembered; 0 turns the cache off. Not per tenant.
     pub cache: u64,
@@ -44,7 +45,7 @@ impl Default for AuthConfig {
 }
 
 /// Names of the claims that a token must, or may, have besides the registered ones.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClaimNames {
     /// Required: the tenant's name. Not per tenant, since it says which tenant.
@@ -61,14 +62,33 @@ impl Default for ClaimNames {
     }
 }
 
-/// One of a tenant's keys, as the gateway hands it over: `public_key` is PEM text.
-#[derive(Debug, Clone, Deserialize)]
+/// One of a tenant's keys. The gateway hands `public_key` over as PEM text.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct KeyConfig {
+pub struct KeyConfig {
+    /// How tokens are signed. A token's own word for it counts for nothing.
+    #[schemars(with = "AlgorithmName")]
     pub(super) alg: Algorithm,
+    /// Names the key: tokens with a `kid` are verified with the key of that name only. 1 to 64 bytes.
     pub(super) kid: Option<String>,
+    /// The shared secret of an HS algorithm: at least 32 bytes.
     pub(super) secret: Option<Secret>,
+    /// The public key of any other algorithm, in PEM form: its text, or the path of a file with it.
     public_key: Option<String>,
+}
+
+/// The names of [`Algorithm`], for the schema.
+struct AlgorithmName;
+
+impl JsonSchema for AlgorithmName {
+    fn schema_name() -> Cow<'static, str> {
+        "algorithm".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names = ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+        json_schema!({ "type": "string", "enum": names })
+    }
 }
 
 /// One of a tenant's keys, ready to verify with.

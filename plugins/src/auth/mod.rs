@@ -32,7 +32,7 @@ use self::{
 use crate::api::{BuildCtx, Clock, Code, Decision, Plugin, PluginSpec, Problem, Reject, RequestCtx, Step};
 
 pub use self::{
-    config::{AuthConfig, ClaimNames},
+    config::{AuthConfig, ClaimNames, KeyConfig},
     sign::{SignError, sign},
 };
 
@@ -52,7 +52,7 @@ pub struct Auth {
 /// How the gateway makes one.
 pub fn spec() -> PluginSpec {
     let build = |ctx: &BuildCtx<'_>| Ok(Arc::new(Auth::build(ctx)?) as Arc<dyn Plugin>);
-    PluginSpec { name: NAME, after: &[], authenticates: true, build: Box::new(build) }
+    PluginSpec { name: NAME, after: &[], authenticates: true, schema: |g| g.subschema_for::<AuthConfig>(), build: Box::new(build) }
 }
 
 impl Auth {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     api::{Problem, Scope, parse_config},
@@ -15,18 +16,18 @@ const MAX_COUNT: u32 = 1000;
 const MAX_RETRIES: u32 = 10;
 
 /// The plugin's configuration, for all tenants or for one.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerConfig {
     /// So many failures in a row open the circuit.
     pub failures: u32,
     /// How long it stays open.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::DurationText")]
     pub recovery: Duration,
     /// So many calls are let through to try it out after that, and must all succeed.
     pub probes: u32,
     /// How long a call may take, all attempts together: until the answer, or its first token if it streams.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::DurationText")]
     pub timeout: Duration,
     /// Most attempts after the first.
     pub retries: u32,
@@ -51,13 +52,20 @@ impl Default for BreakerConfig {
 }
 
 /// Bounds of the pause before a retry: `25ms..250ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(rename = "backoff", extend("pattern" = r"^[0-9]+(ms|s|m|h|d)\.\.[0-9]+(ms|s|m|h|d)$"))]
 pub struct Backoff {
     /// Upper bound of the first pause; it doubles with each retry …
     pub base: Duration,
     /// … up to this.
     pub cap: Duration,
+}
+
+impl Serialize for Backoff {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{}ms..{}ms", self.base.as_millis(), self.cap.as_millis()))
+    }
 }
 
 /// A text that is no backoff.

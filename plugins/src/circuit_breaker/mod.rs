@@ -48,7 +48,7 @@ struct Circuits {
 /// How the gateway makes one.
 pub fn spec() -> PluginSpec {
     let build = |ctx: &BuildCtx<'_>| Ok(Arc::new(CircuitBreaker::build(ctx)?) as Arc<dyn Plugin>);
-    PluginSpec { name: NAME, after: &[], authenticates: false, build: Box::new(build) }
+    PluginSpec { name: NAME, after: &[], authenticates: false, schema: |g| g.subschema_for::<BreakerConfig>(), build: Box::new(build) }
 }
 
 impl CircuitBreaker {

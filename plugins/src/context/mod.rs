@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::store::{BeginRequest, Limits, Store, StoreBegin, Stored};
@@ -178,8 +179,9 @@ async fn settle<T>(step: Step<'_, T>) -> T {
 }
 
 /// The plugin's own configuration: how conversations are kept is said once, under `store`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ContextConfig")]
 struct Config {}
 
 /// Where the process's conversations are found. Empty while a configuration is only checked: nothing is opened then.
@@ -206,5 +208,5 @@ pub fn spec(slot: Slot) -> PluginSpec {
         let problems: Vec<Problem> = own.chain(tenants).filter_map(|(scope, value)| parse_config::<Config>(scope, value).err()).collect();
         if problems.is_empty() { Ok(Arc::new(ContextPlugin(slot.clone()))) } else { Err(problems) }
     };
-    PluginSpec { name: "context", after: &["auth"], authenticates: false, build: Box::new(build) }
+    PluginSpec { name: "context", after: &["auth"], authenticates: false, schema: |g| g.subschema_for::<Config>(), build: Box::new(build) }
 }

@@ -2,7 +2,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::api::{Problem, Scope, parse_config};
 
@@ -16,7 +17,7 @@ const MAX_COUNT: u32 = 100_000_000;
 const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The plugin's configuration, for all tenants or for one: a tenant's list replaces the common one.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimitConfig {
     /// The limits, in any order.
@@ -36,7 +37,7 @@ impl Default for RateLimitConfig {
 }
 
 /// One limit.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitConfig {
     /// Names it in responses: 1 to 32 bytes of `a-z`, `0-9`, `_` and `-`.
@@ -50,7 +51,7 @@ pub struct LimitConfig {
 }
 
 /// What a limit counts by, the narrowest first: the order in which limits are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
     /// Each user of each tenant.
@@ -64,13 +65,25 @@ pub enum By {
 }
 
 /// A number of requests per second, minute or hour: `50/s`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(rename = "rate", extend("pattern" = "^[0-9]+/[smh]$"))]
 pub struct Rate {
     /// How many requests, from 1.
     pub count: u32,
     /// In what time.
     pub per: Duration,
+}
+
+impl From<Rate> for String {
+    fn from(Rate { count, per }: Rate) -> Self {
+        let unit = match per.as_secs() {
+            1 => "s",
+            60 => "m",
+            _ => "h",
+        };
+        format!("{count}/{unit}")
+    }
 }
 
 /// A text that is no rate.

@@ -59,7 +59,7 @@ struct LimitList {
 /// How the gateway makes one.
 pub fn spec() -> PluginSpec {
     let build = |ctx: &BuildCtx<'_>| Ok(Arc::new(RateLimit::build(ctx)?) as Arc<dyn Plugin>);
-    PluginSpec { name: NAME, after: &[], authenticates: false, build: Box::new(build) }
+    PluginSpec { name: NAME, after: &[], authenticates: false, schema: |g| g.subschema_for::<RateLimitConfig>(), build: Box::new(build) }
 }
 
 impl RateLimit {
