@@ -186,7 +186,8 @@ async fn next(pieces: &mut Option<tokio::sync::mpsc::Receiver<Text>>) -> Option<
     pieces.as_mut()?.recv().await
 }
 
-fn check_content_type(headers: &HeaderMap) -> Result<(), Reject> {
+/// Refuses a body that does not say it is JSON.
+pub(crate) fn check_content_type(headers: &HeaderMap) -> Result<(), Reject> {
     let given = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
     let essence = given.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     if essence.eq_ignore_ascii_case(b"application/json") {

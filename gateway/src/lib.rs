@@ -19,5 +19,7 @@ mod scripts;
 pub mod server;
 pub mod snapshot;
 pub mod telemetry;
+pub mod tokens;
+mod try_page;
 pub mod turn;
 pub mod upstream;

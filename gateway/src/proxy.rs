@@ -24,6 +24,7 @@ use crate::{
     history, respond,
     snapshot::{Snapshot, Target},
     telemetry::{Event, logger},
+    try_page,
 };
 
 /// How long connections without a request are kept when the gateway drains. Clients' requests that crossed the signal are still served.
@@ -97,6 +98,7 @@ impl Proxy {
         let result = match self.admit(down, snapshot).await {
             Ok(Target::Flow { upstream }) => chat::serve(&self.gateway, snapshot, upstream, down).await,
             Ok(Target::History) => history::serve(snapshot, down).await,
+            Ok(Target::TryPage) => try_page::serve(&self.gateway, snapshot, down).await,
             Err(reject) => Err(reject),
         };
         if let Err(reject) = result {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fengda_plugins::api::{Code, Reject, RequestId, Text};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use serde::Serialize;
@@ -45,6 +45,18 @@ impl Downstream {
         self.whole(status, &[(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, NO_STORE)], body.into()).await
     }
 
+    /// Answers with a page of HTML that may do only what `policy`, a Content-Security-Policy, allows.
+    pub async fn page(&mut self, html: &'static str, policy: &'static str) -> Result<(), Unwritable> {
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+            (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy)),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+            (header::CACHE_CONTROL, NO_STORE),
+        ];
+        self.whole(StatusCode::OK, &headers, Bytes::from_static(html.as_bytes())).await
+    }
+
     /// Answers without a body.
     pub async fn no_content(&mut self) -> Result<(), Unwritable> {
         self.whole(StatusCode::NO_CONTENT, &[], Bytes::new()).await
@@ -67,6 +79,8 @@ impl Downstream {
         // A short rest of the request is read after the answer, so that the connection can be used again.
         self.session.set_close_on_response_before_downstream_finish(false);
         self.write_head(head).await?;
+        // HEAD is answered like GET, without the body.
+        let body = if self.head().method == Method::HEAD { Bytes::new() } else { body };
         self.write(body, true).await
     }
 

@@ -53,6 +53,8 @@ pub enum Target {
     },
     /// The stored conversation.
     History,
+    /// The page to chat in, and what it asks for.
+    TryPage,
 }
 
 /// One plugin instance and what it was made from: a reload that changes neither keeps it.
@@ -88,6 +90,7 @@ impl Snapshot {
             let target = match &route.target {
                 config::Target::Flow { upstream } => Target::Flow { upstream: upstreams[upstream].clone() },
                 config::Target::History => Target::History,
+                config::Target::TryPage => Target::TryPage,
             };
             routes.push(Arc::new(Route { path: route.path.clone(), chain: Arc::new(Chain::new(plugins)), target, matches: route.clone() }));
         }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
-use fengda::{config::Config, registry};
-use fengda_plugins::{api::Clock, auth, context, units};
+use fengda::{config::Config, registry, tokens};
+use fengda_plugins::{api::Clock, context, units};
 
 use super::{ConfigFile, terminal};
 
@@ -34,15 +34,9 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
 
 impl Token {
     pub(super) fn run(self) -> Result<()> {
-        let path = self.file.config;
         let registry = registry::builtin(&context::Slot::default(), |_| {});
-        let config = Config::load(&path, &|name| std::env::var(name).ok(), &registry)?;
-        let entry = config.routes.iter().flat_map(|r| &r.chain).find(|e| e.plugin == "auth");
-        let entry = entry.context("no route's chain has `auth`, so no token is asked for")?;
-        let known = || entry.tenants.iter().map(|t| t.tenant.name()).collect::<Vec<_>>().join(", ");
-        let found = entry.tenants.iter().find(|t| t.tenant.name() == self.tenant);
-        let found = found.with_context(|| format!("no tenant `{}` in {}; there are: {}", self.tenant, path.display(), known()))?;
-        let token = auth::sign(&found.keys, &found.config, &found.tenant, &self.user, self.ttl, &Clock::system())?;
+        let config = Config::load(&self.file.config, &|name| std::env::var(name).ok(), &registry)?;
+        let token = tokens::issue(&config, &self.tenant, &self.user, self.ttl, &Clock::system())?;
         terminal::print(&format!("{token}\n"))
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Raw {
     pub(super) data: PathBuf,
     /// Serving threads: 1 to 512. One for each core if absent.
     pub(super) threads: Option<usize>,
+    /// A page to chat in at `/`, for trying it out: demo tenants, from this machine.
+    pub(super) try_page: bool,
     /// What one connection or request may take; over a limit the client gets 4xx.
     #[serde(deserialize_with = "or_default")]
     #[schemars(with = "Option<Limits>")]
@@ -79,6 +81,7 @@ impl Default for Raw {
             admin: SocketAddr::from(([127, 0, 0, 1], 9901)),
             data: "./data".into(),
             threads: None,
+            try_page: false,
             limits: Limits::default(),
             shutdown: Shutdown::default(),
             turn: Turn::default(),

@@ -168,6 +168,33 @@ fn routes_must_work() {
 }
 
 #[test]
+fn the_page_to_chat_in_shares_its_paths_with_no_route() {
+    let with = |path: &str| format!("try_page: true\nroutes: [{{path: {path}, chain: [auth, context], history: true}}]\n");
+    for taken in ["/", "/try/", "/try/token"] {
+        expect(
+            &with(taken),
+            &[&format!("2:11: `try_page` needs `/` and what is below `/try/`, and there is a route for `{taken}` | remove one")],
+        );
+    }
+    for free in ["/try", "/tryst", "/v1/"] {
+        expect(&with(free), &[]);
+    }
+    expect("try_page: demo\n", &["2:11: expected `true` or `false`, found \"demo\""]);
+    let routes = |text: &str| Dir::new().parse(&format!("{TENANT}{text}"), &[]).unwrap().routes.len();
+    assert_eq!((routes(""), routes("try_page: false\n"), routes("try_page: true\n")), (2, 2, 3));
+}
+
+#[test]
+fn a_tenant_is_a_demo_only_if_all_its_keys_are() {
+    let demo = |keys: &str| {
+        let text = format!("tenants: {{a: {{flow: tenant-flows/acme-shop/main.lua, keys: [{keys}]}}}}\n");
+        Dir::new().parse(&text, &[]).unwrap().tenants[0].demo
+    };
+    let (known, own) = ("{alg: HS256, secret: demo-0123456789abcdef0123456789}", "{alg: HS256, secret: 0123456789abcdef0123456789abcdef}");
+    assert!(demo(known) && !demo(own) && !demo(&format!("{known}, {own}")));
+}
+
+#[test]
 fn upstreams_must_be_reachable_in_principle() {
     let text = "upstreams:
   model: {protocol: openai}
@@ -425,7 +452,8 @@ tenants:
 fn the_shipped_file_passes_and_says_the_defaults() {
     let dir = Dir::new();
     let shipped = dir.parse(include_str!("../../../config.yaml"), &[]).unwrap_or_else(|e| panic!("{e}"));
-    let default = dir.parse(TENANT, &[]).unwrap();
+    // The page is for whoever tries the shipped file.
+    let default = dir.parse(&format!("{TENANT}try_page: true\n"), &[]).unwrap();
     assert_eq!(shipped.tenants.iter().map(|t| t.tenant.name()).collect::<Vec<_>>(), ["acme-shop", "harbor-bank"]);
     assert!(shipped.tenants.iter().all(|t| t.canned.contains_key("busy") && t.log.starts_with(dir.0.join("data/logs"))));
     assert_eq!(
@@ -446,6 +474,8 @@ fn a_route_that_ends_in_a_slash_takes_what_is_below_it() {
     let route = |path: &str| Route { path: path.into(), chain: Vec::new(), target: Target::History };
     assert!(route("/v1/chat").matches("/v1/chat") && !route("/v1/chat").matches("/v1/chat/") && !route("/v1/chat").matches("/v1/chats"));
     assert!(route("/v1/").matches("/v1/chat") && route("/v1/").matches("/v1/") && !route("/v1/").matches("/v1"));
+    let page = Route { path: "/".into(), chain: Vec::new(), target: Target::TryPage };
+    assert!(page.matches("/") && page.matches("/try/token") && !page.matches("/v1/chat") && !page.matches("/try"));
 }
 
 #[test]

@@ -9,6 +9,9 @@ use serde_yaml::Value;
 
 use super::units;
 
+/// Below this is what the page at `/` asks for.
+pub(super) const TRY: &str = "/try/";
+
 /// What one connection or request may take.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -119,9 +122,10 @@ pub struct Route {
 
 impl Route {
     /// Whether a request for this path is this route's, if no earlier route took it: the path itself, or anything below it if the
-    /// route's path ends in `/`.
+    /// route's path ends in `/`. The page has `/` and what is below `/try/`.
     pub fn matches(&self, path: &str) -> bool {
-        path == &*self.path || (self.path.ends_with('/') && path.starts_with(&*self.path))
+        let below = if self.target == Target::TryPage { TRY } else { &self.path };
+        path == &*self.path || (below.ends_with('/') && path.starts_with(below))
     }
 }
 
@@ -135,6 +139,8 @@ pub enum Target {
     },
     /// The stored conversation.
     History,
+    /// The page to chat in, and what it asks for.
+    TryPage,
 }
 
 /// One plugin of a chain, with everything its builder needs. `Debug` shows only its name: the rest may hold secrets.
@@ -167,6 +173,8 @@ pub struct TenantConfig {
     pub canned: Arc<BTreeMap<String, Text>>,
     /// Where its flow's log lines go; no other tenant's.
     pub log: PathBuf,
+    /// Whether all its keys are demo keys, which everybody knows.
+    pub demo: bool,
 }
 
 /// What one turn of a flow may use.

@@ -21,6 +21,7 @@ pub struct Site {
     model: String,
     breaker: String,
     limits: String,
+    tenants: String,
     extra: String,
     pub clock: Clock,
     plugins: fn(&mut Registry),
@@ -33,6 +34,7 @@ impl Site {
             model: "{ protocol: demo }".into(),
             breaker: "{ retries: 0 }".into(),
             limits: "[{ name: tenant, by: tenant, rate: 100000/s, burst: 100000 }]".into(),
+            tenants: String::new(),
             extra: String::new(),
             clock: Clock::manual(Timestamp(1_800_000_000_000)),
             plugins: |_| {},
@@ -69,6 +71,12 @@ impl Site {
         self
     }
 
+    /// Further tenants, indented by two.
+    pub fn tenants(mut self, yaml: &str) -> Self {
+        self.tenants = yaml.into();
+        self
+    }
+
     /// Further top-level keys.
     pub fn extra(mut self, yaml: &str) -> Self {
         self.extra = yaml.into();
@@ -85,7 +93,7 @@ impl Site {
     }
 
     pub fn config(&self) -> String {
-        let Self { model, breaker, limits, extra, .. } = self;
+        let Self { model, breaker, limits, tenants, extra, .. } = self;
         format!(
             "listen: 127.0.0.1:0
 admin: 127.0.0.1:0
@@ -104,6 +112,7 @@ tenants:
     flow: flows/beta/main.lua
     keys: [{{ alg: HS256, secret: {} }}]
     canned: {{ busy: beta is busy }}
+{tenants}
 log: {{ access: false }}
 {extra}
 ",

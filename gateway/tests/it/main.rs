@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chat;
+mod cli;
 mod client;
 mod config;
 mod flows;
@@ -16,4 +17,5 @@ mod operations;
 mod process;
 mod schema;
 mod tokens;
+mod try_page;
 mod turns;

@@ -43,11 +43,14 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], hash: String, registry: &Re
     let upstreams = upstreams::check(raw.upstreams.unwrap_or_else(raw::default_upstreams), report);
     let context = tenants::Context { data: &data, registry, key_files, loopback: raw.listen.ip().is_loopback() };
     let tenants = tenants::check(&raw.tenants, &context, report);
-    let routes = routes::check(
+    let mut routes = routes::check(
         raw.routes.unwrap_or_else(raw::default_routes),
         &routes::Known { registry, upstreams: &upstreams, defaults: &raw.plugins, tenants: &tenants, raw_tenants: &raw.tenants },
         report,
     );
+    if raw.try_page {
+        routes.push(routes::try_page(&routes, report));
+    }
     Config {
         listen: raw.listen,
         admin: raw.admin,

@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use serde_yaml::{Mapping, Value};
 
 use super::{alternatives, mapping};
-use crate::config::{ChainEntry, Route, Target, TenantConfig, Upstream, diagnostic::Report, path::Path, raw};
+use crate::config::{ChainEntry, Route, Target, TenantConfig, Upstream, diagnostic::Report, path::Path, raw, types::TRY};
 
 /// The plugin that keeps conversations.
 const CONTEXT: &str = "context";
@@ -20,6 +20,16 @@ pub(super) struct Known<'a> {
     pub(super) defaults: &'a BTreeMap<String, Value>,
     pub(super) tenants: &'a [TenantConfig],
     pub(super) raw_tenants: &'a BTreeMap<String, Option<raw::Tenant>>,
+}
+
+/// The route of the page to chat in, which is in the way of no other.
+pub(super) fn try_page(routes: &[Route], report: &mut Report) -> Route {
+    let page = Route { path: "/".into(), chain: Vec::new(), target: Target::TryPage };
+    if let Some(taken) = routes.iter().find(|r| r.matches("/") || r.matches(TRY) || page.matches(&r.path)) {
+        let message = format!("`try_page` needs `/` and what is below `{TRY}`, and there is a route for `{}`", taken.path);
+        report.add(&Path::parse("try_page"), message, "remove one of them".to_owned());
+    }
+    page
 }
 
 pub(super) fn check(raw: Vec<Option<raw::Route>>, known: &Known<'_>, report: &mut Report) -> Vec<Route> {

@@ -10,7 +10,7 @@ use crate::config::{TenantConfig, diagnostic::Report, keys::KeyFile, path::Path,
 
 /// What a tenant says while its model cannot answer, unless it has words of its own.
 const BUSY: &str = "系统繁忙，请稍后再试";
-/// Keys that the shipped file shows to everybody.
+/// Begins the keys that the shipped file shows to everybody.
 const DEMO: &str = "demo-";
 
 /// What tenants are checked against.
@@ -76,8 +76,14 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
         flow_limits: raw.flow_limits.clone(),
         canned: Arc::new(canned),
         log: raw.log.as_ref().map_or_else(|| context.data.join(format!("logs/{name}.log")), |log| report.source.resolve(log)),
+        demo: all_demo(&raw.keys),
         tenant,
     }
+}
+
+fn all_demo(keys: &Value) -> bool {
+    let secret = |key: &Value| key.get("secret").and_then(Value::as_str).is_some_and(|s| s.starts_with(DEMO));
+    keys.as_sequence().is_some_and(|keys| !keys.is_empty() && keys.iter().all(secret))
 }
 
 /// What can be said of keys without knowing what they are for; the rest is said by the plugin that reads them.
