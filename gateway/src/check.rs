@@ -12,14 +12,14 @@ use crate::{
     registry, scripts,
 };
 
-/// All problems of a configuration, its plugins' parts and its tenants' scripts, each as `file:line:column: what is wrong`.
+/// Reads a configuration and tries its plugins' parts and its tenants' scripts.
 /// `plugins` adds plugins of one's own, as in [`Options::plugins`](crate::server::Options::plugins).
-pub fn problems(path: &Path, environment: Env<'_>, plugins: fn(&mut Registry)) -> Vec<String> {
+///
+/// # Errors
+/// All problems, each as `file:line:column: what is wrong`.
+pub fn check(path: &Path, environment: Env<'_>, plugins: fn(&mut Registry)) -> Result<Config, Vec<String>> {
     let registry = registry::builtin(&Slot::default(), plugins);
-    let config = match Config::load(path, environment, &registry) {
-        Ok(config) => config,
-        Err(problems) => return problems.iter().map(ToString::to_string).collect(),
-    };
+    let config = Config::load(path, environment, &registry).map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let (clock, meters) = (Clock::system(), Meters::default());
     let mut found: Vec<Diagnostic> = Vec::new();
     for (route, entry_at, entry) in
@@ -34,7 +34,8 @@ pub fn problems(path: &Path, environment: Env<'_>, plugins: fn(&mut Registry)) -
     found.sort();
     found.dedup();
     let scripts = config.tenants.iter().filter_map(|tenant| scripts::check(tenant).err());
-    found.iter().map(ToString::to_string).chain(scripts).collect()
+    let problems: Vec<_> = found.iter().map(ToString::to_string).chain(scripts).collect();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 #[cfg(test)]
@@ -64,8 +65,8 @@ routes: [{path: /v1/chat, chain: [auth, context, picky], flow: model}]
 tenants: {a: {flow: main.lua, keys: [{alg: HS256, secret: a-key-for-tests-only-of-the-tenant-a}]}}
 ";
         fs::write(&path, text).unwrap();
-        assert_eq!(problems(&path, &|_| None, picky), [format!("{}:1:25: `picky`: is bad", path.display())]);
-        let unknown = problems(&path, &|_| None, |_| {});
+        assert_eq!(check(&path, &|_| None, picky).unwrap_err(), [format!("{}:1:25: `picky`: is bad", path.display())]);
+        let unknown = check(&path, &|_| None, |_| {}).unwrap_err();
         assert!(unknown.len() == 2 && unknown.iter().all(|p| p.contains("unknown plugin `picky`")), "{unknown:?}");
     }
 }

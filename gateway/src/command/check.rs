@@ -2,8 +2,12 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
+use fengda::config::Config;
 
-use super::{ConfigFile, terminal};
+use super::{
+    ConfigFile,
+    terminal::{self, Style, styled},
+};
 
 /// Report all problems in the configuration and the flows; exit 1 if there are any
 #[derive(Args)]
@@ -18,17 +22,35 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> Result<()> {
         let path = self.file.config;
-        let problems = fengda::check::problems(&path, &|name| std::env::var(name).ok(), |_| {});
-        for problem in &problems {
-            terminal::tell(problem);
-        }
-        match problems.len() {
-            0 => {
-                terminal::tell(&format!("{}: no problems", path.display()));
+        match fengda::check::check(&path, &|name| std::env::var(name).ok(), |_| {}) {
+            Ok(config) => {
+                terminal::tell(&format!("{}: {}; {}", path.display(), styled(Style::Good, "no problems"), summary(&config)));
                 Ok(())
             }
-            1 => bail!("1 problem"),
-            n => bail!("{n} problems"),
+            Err(problems) => {
+                for problem in &problems {
+                    terminal::tell(&shown(problem));
+                }
+                bail!(counted(problems.len(), "problem"))
+            }
         }
     }
+}
+
+fn summary(config: &Config) -> String {
+    let parts =
+        [counted(config.tenants.len(), "tenant"), counted(config.routes.len(), "route"), counted(config.upstreams.len(), "upstream")];
+    parts.join(", ")
+}
+
+fn counted(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// A problem is its place, what is wrong, and maybe a hint on a line of its own.
+fn shown(problem: &str) -> String {
+    let (place, rest) = problem.split_once(": ").unwrap_or_default();
+    let (what, hint) =
+        rest.split_once('\n').map_or((rest, String::new()), |(what, hint)| (what, format!("\n{}", styled(Style::Faint, hint))));
+    format!("{} {what}{hint}", styled(Style::Bold, &format!("{place}:")))
 }

@@ -3,12 +3,16 @@
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use fengda::{
-    server::{self, Options},
+    config::Target,
+    server::{self, Options, Running},
     telemetry::logger,
 };
 use tokio::signal::unix::{self, SignalKind};
 
-use super::{ConfigFile, terminal};
+use super::{
+    ConfigFile,
+    terminal::{self, Style, styled},
+};
 
 /// Start the gateway (the default command)
 #[derive(Args)]
@@ -37,6 +41,9 @@ pub(super) fn serve(options: Options) -> Result<()> {
     let mut received = Signals::listen().context("signals cannot be received")?;
     drop(entered);
     let running = server::start(options)?;
+    if terminal::is_watched() {
+        terminal::tell(&welcome(&running));
+    }
     signals.block_on(async {
         while received.next().await == Signal::Reload {
             let gateway = running.gateway.clone();
@@ -53,6 +60,23 @@ pub(super) fn serve(options: Options) -> Result<()> {
         0 => Ok(()),
         n => bail!("{n} requests or turns did not finish within `shutdown.grace` and were abandoned"),
     }
+}
+
+/// Where to go from here, for somebody who started it by hand; the log beside it stays what it is.
+fn welcome(running: &Running) -> String {
+    let config = &running.gateway.snapshot.load().config;
+    let demo: Vec<_> = config.tenants.iter().filter(|t| t.demo).map(|t| t.tenant.name()).collect();
+    let page = config.routes.iter().any(|r| r.target == Target::TryPage);
+    let (clients, said) = if page { ("chat", "to chat in a browser") } else { ("clients", "are served here") };
+    let line = |name: &str, value: &str, said: &str| format!("\n  {name:<8}{}  {}", styled(Style::Bold, value), styled(Style::Faint, said));
+    let mut text = format!("{} {}", styled(Style::Bold, "蜂答 Fengda"), env!("CARGO_PKG_VERSION"));
+    text += &line(clients, &format!("http://{}/", running.public), said);
+    if !demo.is_empty() {
+        text += &line("demo", &demo.join(", "), "tenants whose keys everybody knows");
+    }
+    text += &line("admin", &format!("http://{}/status", running.admin), "also /metrics, /livez, /readyz");
+    text += &line("stop", "Ctrl-C", "turns in flight finish first");
+    text
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

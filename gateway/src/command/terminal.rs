@@ -1,7 +1,7 @@
 //! What commands write: stdout for what was asked for, stderr for everything else. A reader that has gone away is no failure, so that
 //! `fengda … | head` ends quietly.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 
@@ -17,4 +17,32 @@ pub(super) fn print(text: &str) -> Result<()> {
 /// Tells the person at the terminal something. Nobody is left to hear of it when that fails.
 pub(super) fn tell(text: &str) {
     drop(writeln!(io::stderr(), "{text}"));
+}
+
+/// Whether somebody reads stderr at a terminal.
+pub(super) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// How a piece of text on stderr stands out.
+#[derive(Clone, Copy)]
+pub(super) enum Style {
+    Bold,
+    Faint,
+    Good,
+}
+
+/// The text in a style, if somebody is there to see it and has not asked for no colours (<https://no-color.org>).
+pub(super) fn styled(style: Style, text: &str) -> String {
+    let unwanted = |name, when: fn(&str) -> bool| std::env::var(name).is_ok_and(|value| when(&value));
+    if !is_watched() || unwanted("NO_COLOR", |v| !v.is_empty()) || unwanted("TERM", |v| v == "dumb") {
+        return text.to_owned();
+    }
+    // Select Graphic Rendition, ECMA-48 section 8.3.117.
+    let rendition = match style {
+        Style::Bold => 1,
+        Style::Faint => 2,
+        Style::Good => 32,
+    };
+    format!("\x1b[{rendition}m{text}\x1b[0m")
 }

@@ -104,6 +104,15 @@ impl Source {
     }
 }
 
+fn missing(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "run it where the file is, or name another with `-c FILE`; the `config.yaml` that comes with Fengda is complete"
+        }
+        _ => "name another file with `-c FILE`",
+    }
+}
+
 impl Config {
     /// Reads and checks a file. Relative paths in it are relative to its directory.
     ///
@@ -119,7 +128,7 @@ impl Config {
                 line: 1,
                 column: 1,
                 message: format!("cannot be read: {e}"),
-                hint: Some("name the file with `-c FILE`".to_owned()),
+                hint: Some(missing(&e).to_owned()),
             }]
             .into()),
         }
