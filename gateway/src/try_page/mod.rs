@@ -25,8 +25,8 @@ use crate::{
 
 const PAGE: &str = include_str!("page.html");
 /// What the page may do: run its own script and style, known by their hashes, and talk to the gateway it came from.
-const POLICY: &str = "default-src 'none'; script-src 'sha256-Thyvf3K3OSC66yFBu2nrwtR96YWjVb3mRo3+gTbnTfY='; \
-    style-src 'sha256-wiWrwXmTVG2lHCnXDrZ68n+7LVQLRplBSZ5IemSdaWs='; img-src data:; \
+const POLICY: &str = "default-src 'none'; script-src 'sha256-EAii5VGvPgDVgcIgGxsmLkHGOOPXPdoBgARkdtnW3+s='; \
+    style-src 'sha256-CibAUhpNCMOqvSOYKrcmUmzrWD1Kh9l7Qg+SzfjR2Mg='; img-src data:; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// How long a token is good for; the page asks for another one when it is over.
 const TTL: Duration = Duration::from_hours(1);

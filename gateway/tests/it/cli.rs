@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::Read,
-    os::fd::OwnedFd,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -33,7 +32,7 @@ fn terminal() -> (File, File) {
     unlockpt(&ours).unwrap();
     let name = ptsname(&ours, Vec::new()).unwrap();
     let theirs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    (File::from(OwnedFd::from(ours)), theirs)
+    (File::from(ours), theirs)
 }
 
 /// What a command writes to its stderr, a terminal, until it ends or `until` was seen.

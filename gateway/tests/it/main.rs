@@ -13,6 +13,7 @@ mod history;
 mod keys;
 mod model;
 mod models;
+mod operating;
 mod operations;
 mod process;
 mod schema;
