@@ -25,7 +25,7 @@ use crate::{
 
 const PAGE: &str = include_str!("page.html");
 /// What the page may do: run its own script and style, known by their hashes, and talk to the gateway it came from.
-const POLICY: &str = "default-src 'none'; script-src 'sha256-EAii5VGvPgDVgcIgGxsmLkHGOOPXPdoBgARkdtnW3+s='; \
+const POLICY: &str = "default-src 'none'; script-src 'sha256-LX3AklxhzAJZHLnuEOubdEWsLNGtmPddxqXO24jBYCA='; \
     style-src 'sha256-CibAUhpNCMOqvSOYKrcmUmzrWD1Kh9l7Qg+SzfjR2Mg='; img-src data:; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// How long a token is good for; the page asks for another one when it is over.
