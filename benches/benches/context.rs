@@ -9,7 +9,7 @@ use std::{
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use fengda_plugins::{
-    api::{Begin, BeginTurn, Begun, Clock, Commit, SessionKey, Tenant, Text, TurnPhase},
+    api::{Begin, BeginTurn, Begun, Clock, Commit, Meters, SessionKey, Tenant, Text, TurnPhase},
     context::{Context, ContextConfig, Durability},
 };
 use tokio::runtime::Runtime;
@@ -40,7 +40,7 @@ fn open(dir: &Scratch, durability: Durability, cache_size: u64) -> Arc<Context> 
         history_keep: Duration::from_secs(7 * 86400),
         dir: dir.0.clone(),
     };
-    Context::open(&config, Clock::system()).expect("a fresh directory opens")
+    Context::open(&config, Clock::system(), &Meters::default()).expect("a fresh directory opens")
 }
 
 fn session(user: usize) -> SessionKey {

@@ -68,10 +68,8 @@ impl Admin {
     }
 
     fn metrics(&self) -> Answer {
-        let metrics = &self.gateway.metrics;
-        metrics.in_flight.set(i64::try_from(self.gateway.work.len()).unwrap_or(i64::MAX));
-        metrics.connections.set(i64::try_from(self.gateway.connections.len()).unwrap_or(i64::MAX));
-        Answer { status: StatusCode::OK, content_type: Metrics::CONTENT_TYPE, body: metrics.render().into() }
+        let body = self.gateway.metrics.render().into();
+        Answer { status: StatusCode::OK, content_type: Metrics::CONTENT_TYPE, body }
     }
 
     fn status(&self, draining: bool) -> Answer {

@@ -2,27 +2,37 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fengda_plugins::api::{Call, CallOutcome, Decision, Permit, Plugin, Refusal, Reject, RequestCtx, Step, Summary, TurnPhase, Verdict};
+use fengda_plugins::api::{
+    Call, CallOutcome, CallPhase, Decision, Permit, Plugin, Refusal, Reject, RequestCtx, Step, Summary, TurnPhase, Verdict,
+};
 use http::{HeaderMap, StatusCode, request::Parts};
 
-use crate::telemetry::Metrics;
+use crate::telemetry::{Laps, Metrics, series::PluginMetrics};
 
 /// An ordered chain of plugins.
 pub struct Chain {
-    plugins: Box<[Arc<dyn Plugin>]>,
+    links: Box<[Arc<Link>]>,
     /// Those that guard calls to upstreams, in the same order.
-    guards: Box<[Arc<dyn Plugin>]>,
+    guards: Box<[Arc<Link>]>,
     /// The one that keeps conversations.
-    keeper: Option<Arc<dyn Plugin>>,
+    keeper: Option<Arc<Link>>,
+}
+
+/// A plugin in its place.
+struct Link {
+    plugin: Arc<dyn Plugin>,
+    times: PluginMetrics,
 }
 
 impl Chain {
     /// A chain of these plugins, first to last.
-    pub fn new(plugins: Vec<Arc<dyn Plugin>>) -> Self {
+    pub fn new(plugins: Vec<Arc<dyn Plugin>>, metrics: &Metrics) -> Self {
+        let link = |plugin: Arc<dyn Plugin>| Arc::new(Link { times: PluginMetrics::of(metrics, plugin.name()), plugin });
+        let links: Box<[_]> = plugins.into_iter().map(link).collect();
         Self {
-            guards: plugins.iter().filter(|p| p.call_phase().is_some()).cloned().collect(),
-            keeper: plugins.iter().find(|p| p.turn_phase().is_some()).cloned(),
-            plugins: plugins.into(),
+            guards: links.iter().filter(|l| l.plugin.call_phase().is_some()).cloned().collect(),
+            keeper: links.iter().find(|l| l.plugin.turn_phase().is_some()).cloned(),
+            links,
         }
     }
 
@@ -31,11 +41,13 @@ impl Chain {
     /// # Errors
     /// The rejection.
     pub async fn request(&self, head: &Parts, ctx: &mut RequestCtx, metrics: &Metrics) -> Result<(), Reject> {
-        for plugin in &self.plugins {
+        let mut laps = Laps::sample();
+        for Link { plugin, times } in self.links() {
             let decision = match plugin.request(head, ctx) {
                 Step::Ready(decision) => decision,
                 Step::Pending(later) => later.await,
             };
+            laps.lap(&times.request);
             if let Decision::Reject(reject) = decision {
                 metrics.rejected.with_label_values(&[plugin.name(), reject.code.as_str()]).inc();
                 return Err(reject);
@@ -46,7 +58,7 @@ impl Chain {
 
     /// The `turn` phase, if a plugin of the chain keeps conversations.
     pub fn turn_phase(&self) -> Option<&dyn TurnPhase> {
-        self.keeper.as_ref().and_then(|p| p.turn_phase())
+        self.keeper.as_ref().and_then(|l| l.plugin.turn_phase())
     }
 
     /// The `upstream_call` phase before an attempt: leave from every guard, or from none.
@@ -55,8 +67,11 @@ impl Chain {
     /// The first refusal; leave given by earlier guards was handed back.
     pub fn permit(&self, call: &Call<'_>) -> Result<Vec<Permit>, Refusal> {
         let mut permits = Vec::with_capacity(self.guards.len());
-        for guard in self.guards.iter().filter_map(|p| p.call_phase()) {
-            match guard.permit(call) {
+        let mut laps = Laps::sample();
+        for (guard, times) in self.guards() {
+            let permitted = guard.permit(call);
+            laps.lap(&times.upstream_call);
+            match permitted {
                 Ok(permit) => permits.push(permit),
                 Err(refusal) => {
                     let _ = self.outcome(call, &permits, CallOutcome::Cancelled);
@@ -70,8 +85,11 @@ impl Chain {
     /// The `upstream_call` phase after an attempt: all guards hear the outcome; one that accepts it ends the retries.
     pub fn outcome(&self, call: &Call<'_>, permits: &[Permit], outcome: CallOutcome) -> Verdict {
         let mut pause = (!permits.is_empty()).then_some(Duration::ZERO);
-        for (guard, permit) in self.guards.iter().filter_map(|p| p.call_phase()).zip(permits) {
-            match guard.outcome(call, *permit, outcome) {
+        let mut laps = Laps::sample();
+        for ((guard, times), permit) in self.guards().zip(permits) {
+            let verdict = guard.outcome(call, *permit, outcome);
+            laps.lap(&times.upstream_call);
+            match verdict {
                 Verdict::Retry(wanted) => pause = pause.map(|p| p.max(wanted)),
                 Verdict::Accept => pause = None,
             }
@@ -81,20 +99,27 @@ impl Chain {
 
     /// The `response` phase: headers that plugins add.
     pub fn response(&self, ctx: &RequestCtx, status: StatusCode, headers: &mut HeaderMap) {
-        for plugin in &self.plugins {
+        let mut laps = Laps::sample();
+        for Link { plugin, times } in self.links() {
             plugin.response(ctx, status, headers);
+            laps.lap(&times.response);
         }
     }
 
     /// The `log` phase.
     pub fn log(&self, ctx: &RequestCtx, summary: &Summary) {
-        for plugin in &self.plugins {
+        let mut laps = Laps::sample();
+        for Link { plugin, times } in self.links() {
             plugin.log(ctx, summary);
+            laps.lap(&times.log);
         }
     }
 
-    /// The plugins, first to last.
-    pub fn plugins(&self) -> &[Arc<dyn Plugin>] {
-        &self.plugins
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().map(|link| &**link)
+    }
+
+    fn guards(&self) -> impl Iterator<Item = (&dyn CallPhase, &PluginMetrics)> {
+        self.guards.iter().filter_map(|link| Some((link.plugin.call_phase()?, &link.times)))
     }
 }

@@ -95,7 +95,12 @@ pub async fn serve(
     let setup = Setup { gateway, snapshot, chain: &route.chain, tenant, upstream };
     let started = turn::start(&setup, message).map_err(reject_for)?;
     // A client that is gone cannot be told, and what becomes of its turn is settled by then.
-    let _ = if stream { stream_events(down, started, &ids).await? } else { answer_json(down, started, &ids).await? };
+    let _ = if stream {
+        let _open = gateway.metrics.stream();
+        stream_events(down, started, &ids).await?
+    } else {
+        answer_json(down, started, &ids).await?
+    };
     Ok(())
 }
 
@@ -262,6 +267,7 @@ fn check(body: Body, identity: &Identity, stream: bool, down: &Downstream, longe
         lang: body.lang,
         attachments: body.attachments,
         stream,
+        waits: down.timing.waits().clone(),
         request_id: down.ctx.request_id.as_str().to_owned(),
         trace: down.ctx.trace,
     })

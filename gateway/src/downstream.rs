@@ -12,7 +12,12 @@ use pingora_core::{
     server::ShutdownWatch,
 };
 
-use crate::{chain::Chain, config::Limits, snapshot::Route, telemetry::Metrics};
+use crate::{
+    chain::Chain,
+    config::Limits,
+    snapshot::Route,
+    telemetry::{Metrics, Timing},
+};
 
 /// What a client may still send after an early answer before its connection is closed: closing at once would make its
 /// kernel drop the answer unread.
@@ -31,6 +36,8 @@ pub struct Downstream {
     pub status: Option<StatusCode>,
     /// The code of the error answer, if it was one.
     pub code: Option<Code>,
+    /// Where its time goes.
+    pub timing: Timing,
     /// How long a single write may take.
     pub(crate) write_timeout: Duration,
     /// A write failed: what the client has of the answer is anybody's guess.
@@ -44,7 +51,8 @@ impl Downstream {
     /// A request whose head was read. `draining` turns true when the gateway stops.
     pub fn new(session: ServerSession, ctx: RequestCtx, limits: &Limits, draining: ShutdownWatch) -> Self {
         let write_timeout = limits.read_timeout;
-        Self { session, ctx, route: None, status: None, code: None, write_timeout, lost: false, broken: false, draining }
+        let timing = Timing::begin();
+        Self { session, ctx, route: None, status: None, code: None, timing, write_timeout, lost: false, broken: false, draining }
     }
 
     /// The request's head.
@@ -75,7 +83,9 @@ impl Downstream {
         if declared.is_some_and(|n| n > limits.body as u64) {
             return Err(too_large(limits.body));
         }
+        let before = self.timing.elapsed();
         let read = tokio::time::timeout(limits.body_deadline, self.read_chunks(limits.body)).await.unwrap_or(Err(BodyError::TooSlow));
+        self.timing.waits().add(self.timing.elapsed() - before);
         read.map_err(|error| {
             if !matches!(error, BodyError::TooLarge) {
                 self.broken = true;

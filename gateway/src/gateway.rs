@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     config::{Config, Diagnostics},
     snapshot::{Snapshot, Workshop},
-    telemetry::{Event, Metrics, logger},
+    telemetry::{Event, Metrics, logger, series::RouteMetrics},
     turn::{Lanes, Outcome},
 };
 
@@ -35,8 +35,8 @@ pub struct Gateway {
     pub connections: TaskTracker,
     /// The time of day.
     pub clock: Clock,
-    /// The label of requests that match no route.
-    pub no_route: Arc<str>,
+    /// What is counted of requests that match no route.
+    pub no_route: RouteMetrics,
     path: PathBuf,
     environment: Environment,
     workshop: Workshop,
@@ -69,21 +69,46 @@ impl Reloaded {
 impl Gateway {
     /// Puts a first snapshot in force. `path` and `environment` are where reloads read from.
     pub fn new(snapshot: Snapshot, workshop: Workshop, path: PathBuf, environment: Environment) -> Arc<Self> {
-        let metrics = workshop.metrics.clone();
-        metrics.generation.set(1);
-        Arc::new(Self {
+        let no_route = RouteMetrics::new(workshop.metrics.clone(), "-".into());
+        let gateway = Arc::new(Self {
             lanes: Lanes::new(),
-            metrics,
+            metrics: workshop.metrics.clone(),
             work: TaskTracker::new(),
             connections: TaskTracker::new(),
             clock: workshop.clock.clone(),
-            no_route: "-".into(),
+            no_route,
             snapshot: ArcSwap::from_pointee(snapshot),
             path,
             environment,
             workshop,
             reloading: Mutex::new(()),
-        })
+        });
+        gateway.put_on_record(&gateway.snapshot.load());
+        let read = |read: fn(&Self) -> usize| {
+            let gateway = Arc::downgrade(&gateway);
+            move || gateway.upgrade().map_or(0, |gateway| read(&gateway))
+        };
+        let metrics = &gateway.metrics;
+        metrics.watch("fengda_in_flight", "Requests and turns in flight.", read(|g| g.work.len()));
+        metrics.watch("fengda_session_messages", "Messages of sessions, running and waiting for their turn.", read(|g| g.lanes.len()));
+        gateway
+    }
+
+    /// Tells the metrics which configuration is in force, and drops the series of what it no longer has.
+    fn put_on_record(&self, snapshot: &Snapshot) {
+        let (Metrics { reloads, flow_refused, .. }, config) = (&*self.metrics, &snapshot.config);
+        reloads.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+        reloads.last_successful.set(1);
+        reloads.applied_at.set(i64::try_from(self.clock.now().0 / 1000).unwrap_or(i64::MAX));
+        reloads.info.reset();
+        reloads.info.with_label_values(&[&config.hash]).set(1);
+        for (tenant, problem) in &snapshot.flows {
+            flow_refused.with_label_values(&[tenant]).set(i64::from(problem.is_some()));
+        }
+        let meters = self.metrics.meters();
+        meters.retain("tenant", |name| name == "-" || snapshot.flows.contains_key(name));
+        meters.retain("route", |path| path == "-" || config.routes.iter().any(|route| *route.path == *path));
+        meters.retain("upstream", |name| config.upstreams.contains_key(name));
     }
 
     /// Reads the file again and puts it in force: all of it or, if anything in it is wrong, nothing. A tenant whose script is
@@ -103,14 +128,15 @@ impl Gateway {
                 self.snapshot.store(snapshot.clone());
                 logger::init(snapshot.config.log.level);
                 let report = Reloaded::of(&snapshot);
-                self.metrics.reloads.with_label_values(&["applied"]).inc();
-                self.metrics.generation.set(i64::try_from(report.generation).unwrap_or(i64::MAX));
+                self.metrics.reloads.results.with_label_values(&["applied"]).inc();
+                self.put_on_record(&snapshot);
                 let broken_flows = snapshot.flows.iter().filter(|(_, p)| p.is_some()).map(|(t, _)| t.as_str()).collect();
                 logger::emit(&Event::Reloaded { generation: report.generation, config_hash: &report.config_hash, broken_flows });
                 Ok(report)
             }
             Err(problems) => {
-                self.metrics.reloads.with_label_values(&["refused"]).inc();
+                self.metrics.reloads.results.with_label_values(&["refused"]).inc();
+                self.metrics.reloads.last_successful.set(0);
                 let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
                 logger::emit(&Event::ReloadRefused { problems: &lines });
                 Err(problems)

@@ -4,13 +4,14 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use fengda_plugins::api::{Code, Reject, SessionKey, SessionState, Turn, TurnError};
 use http::{HeaderValue, Method, StatusCode, header};
+use prometheus::Histogram;
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 use crate::{
     chat::DEFAULT_SESSION,
     downstream::Downstream,
     snapshot::Snapshot,
-    telemetry::{Event, logger},
+    telemetry::{Event, Metrics, logger},
 };
 
 /// What the query string asks for.
@@ -27,7 +28,7 @@ struct Query<'a> {
 ///
 /// # Errors
 /// A rejection that is still to be written.
-pub async fn serve(snapshot: &Arc<Snapshot>, down: &mut Downstream) -> Result<(), Reject> {
+pub async fn serve(metrics: &Metrics, snapshot: &Arc<Snapshot>, down: &mut Downstream) -> Result<(), Reject> {
     let route = down.route.clone().expect("a target is only reached through its route");
     let phase = route.chain.turn_phase().expect("a history route without such a plugin is refused by the configuration");
     let identity = down.ctx.identity().ok_or_else(|| Reject::new(Code::Internal, "the route did not authenticate the request"))?;
@@ -36,23 +37,23 @@ pub async fn serve(snapshot: &Arc<Snapshot>, down: &mut Downstream) -> Result<()
     let uri = down.head().uri.clone();
     let query = parse_query(uri.query().unwrap_or_default())?;
     let session = |id: &str| user.session(id).map_err(|e| bad(format!("`session_id` {e}")));
-    let patience = snapshot.config.turn_deadline;
+    let (patience, store) = (snapshot.config.turn_deadline, &metrics.store_seconds);
     let method = down.head().method.clone();
     // A client that is gone cannot be told what was done.
     let _ = match (method, &query.session_id) {
         (Method::GET, id) => {
             let key = session(id.as_deref().unwrap_or(DEFAULT_SESSION))?;
-            let state = in_time(patience, phase.history(&key)).await.map_err(|e| store_failed(down, "history", &e))?;
+            let state = in_time(patience, &store.read, phase.history(&key)).await.map_err(|e| store_failed(down, "history", &e))?;
             down.json(StatusCode::OK, &Body::of(&key, &state, &query)).await
         }
         // A mistyped `session_id` must not erase everything.
         (Method::DELETE, _) if query.other => return Err(bad("DELETE takes `session_id` and nothing else".into())),
         (Method::DELETE, Some(id)) => {
-            in_time(patience, phase.erase_session(&session(id)?)).await.map_err(|e| store_failed(down, "erase", &e))?;
+            in_time(patience, &store.erase, phase.erase_session(&session(id)?)).await.map_err(|e| store_failed(down, "erase", &e))?;
             down.no_content().await
         }
         (Method::DELETE, None) => {
-            in_time(patience, phase.erase_user(&user)).await.map_err(|e| store_failed(down, "erase", &e))?;
+            in_time(patience, &store.erase, phase.erase_user(&user)).await.map_err(|e| store_failed(down, "erase", &e))?;
             down.no_content().await
         }
         _ => {
@@ -80,7 +81,8 @@ impl<'a> Body<'a> {
     }
 }
 
-async fn in_time<T>(patience: Duration, step: impl Future<Output = Result<T, TurnError>>) -> Result<T, TurnError> {
+async fn in_time<T>(patience: Duration, seconds: &Histogram, step: impl Future<Output = Result<T, TurnError>>) -> Result<T, TurnError> {
+    let _timer = seconds.start_timer();
     tokio::time::timeout(patience, step).await.unwrap_or_else(|_| Err(TurnError::Unavailable("no answer in time".into())))
 }
 

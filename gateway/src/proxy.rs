@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ use crate::{
     gateway::Gateway,
     history, respond,
     snapshot::{Snapshot, Target},
-    telemetry::{Event, logger},
+    telemetry::{Event, logger, series::Observed},
     try_page,
 };
 
@@ -51,6 +51,7 @@ impl Public {
 impl ServerApp for Public {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let _open = self.http1.gateway.connections.token();
+        let silent = self.http1.gateway.metrics.silent_connection();
         let (keepalive, header_deadline) = {
             let limits = &self.http1.gateway.snapshot.load().config.limits;
             (limits.keepalive, limits.header_deadline)
@@ -64,7 +65,10 @@ impl ServerApp for Public {
             () = last_call(shutdown) => return None,
         };
         read.ok()?.ok()?;
-        if &first != b"PRI" {
+        let http2 = &first == b"PRI";
+        drop(silent);
+        let _counted = self.http1.gateway.metrics.connection(if http2 { "http2" } else { "http1" });
+        if !http2 {
             return self.http1.process_new(stream, shutdown).await;
         }
         // Pingora looks at the whole preface again, and would wait for it for ever.
@@ -97,7 +101,7 @@ impl Proxy {
     async fn serve(&self, down: &mut Downstream, snapshot: &Arc<Snapshot>) {
         let result = match self.admit(down, snapshot).await {
             Ok(Target::Flow { upstream }) => chat::serve(&self.gateway, snapshot, upstream, down).await,
-            Ok(Target::History) => history::serve(snapshot, down).await,
+            Ok(Target::History) => history::serve(&self.gateway.metrics, snapshot, down).await,
             Ok(Target::TryPage) => try_page::serve(&self.gateway, snapshot, down).await,
             Err(reject) => Err(reject),
         };
@@ -123,22 +127,26 @@ impl Proxy {
         let id = RequestId::parse(session.get_header_bytes("x-request-id")).unwrap_or_else(RequestId::random);
         let trace = TraceParent::parse(session.get_header_bytes("traceparent"));
         let peer = session.client_addr().and_then(|a| a.as_inet()).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |a| a.ip());
-        RequestCtx::new(id, trace, self.gateway.no_route.clone(), peer)
+        RequestCtx::new(id, trace, self.gateway.no_route.label().clone(), peer)
     }
 
     /// The `log` phase, metrics and the access log.
-    fn note(&self, down: &Downstream, snapshot: &Snapshot, begun: Instant) {
+    fn note(&self, down: &Downstream, snapshot: &Snapshot) {
         // 499 as nginx has it: the client went away before there was an answer.
         let status = down.status.unwrap_or_else(|| StatusCode::from_u16(499).expect("a valid status number"));
-        let summary = Summary { status, duration: begun.elapsed() };
+        let summary = Summary { status, duration: down.timing.elapsed() };
         if let Some(chain) = down.chain() {
             chain.log(&down.ctx, &summary);
         }
         let tenant = down.ctx.tenant().map(|t| t.name());
-        let metrics = &self.gateway.metrics;
-        let labels = &[&*down.ctx.route, tenant.unwrap_or("-")];
-        metrics.requests.with_label_values(&[labels[0], labels[1], status.as_str()]).inc();
-        metrics.request_seconds.with_label_values(labels).observe(summary.duration.as_secs_f64());
+        let observed = Observed {
+            status,
+            duration: summary.duration,
+            own: down.timing.own(),
+            received: down.session.body_bytes_read(),
+            sent: down.session.body_bytes_sent(),
+        };
+        down.route.as_ref().map_or(&self.gateway.no_route, |route| &route.metrics).count(tenant.unwrap_or("-"), &observed);
         if snapshot.config.log.access {
             logger::emit(&Event::Request {
                 request_id: down.ctx.request_id.as_str(),
@@ -147,7 +155,7 @@ impl Proxy {
                 tenant,
                 method: method_label(down),
                 status: status.as_u16(),
-                ms: summary.duration.as_secs_f64() * 1000.0,
+                ms: summary.duration,
                 code: down.code.map(Code::as_str),
             });
         }
@@ -208,12 +216,11 @@ impl HttpServerApp for Proxy {
             _ => return None,
         }
         let _in_flight = gateway.work.token();
-        let begun = Instant::now();
         let snapshot = gateway.snapshot.load_full();
         let ctx = self.context_of(&session);
         let mut down = Downstream::new(session, ctx, &limits, shutdown.clone());
         self.serve(&mut down, &snapshot).await;
-        self.note(&down, &snapshot, begun);
+        self.note(&down, &snapshot);
         down.finish().await
     }
 

@@ -73,6 +73,7 @@ impl Downstream {
 
     async fn whole(&mut self, status: StatusCode, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Result<(), Unwritable> {
         let mut head = self.head_of(status, headers);
+        self.timing.answer_begins();
         if status != StatusCode::NO_CONTENT {
             head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len())).map_err(|_| Unwritable)?;
         }
@@ -151,6 +152,7 @@ impl Downstream {
         out.extend_from_slice(b"\ndata: ");
         serde_json::to_writer(&mut out, data).expect("events are plain maps with string keys, and a Vec takes all bytes");
         out.extend_from_slice(b"\n\n");
+        self.timing.answer_begins();
         self.write(out.into(), false).await
     }
 

@@ -104,7 +104,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     let workshop = Workshop { registry, clock: options.clock.clone(), metrics: Arc::new(Metrics::new()) };
     let (public_socket, public) = bind("listen", config.listen)?;
     let (admin_socket, admin) = bind("admin", config.admin)?;
-    let context = Context::open(&context_config(&config), options.clock)?;
+    let context = Context::open(&context_config(&config), options.clock, workshop.metrics.meters())?;
     slot.set(context.clone()).ok().expect("the slot was made above");
     let threads = config.threads;
     let snapshot = Snapshot::build(config, &workshop, None)?;

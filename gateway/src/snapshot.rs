@@ -15,7 +15,10 @@ use crate::{
     config::{self, Config, Diagnostic, Diagnostics, TenantConfig},
     flow::{self, Level, LogLine, Script, ScriptError},
     scripts::{self, Loaded},
-    telemetry::{Metrics, Sink, logger, metrics::TenantMetrics},
+    telemetry::{
+        Metrics, Sink, logger,
+        series::{RouteMetrics, TenantMetrics},
+    },
     upstream::Upstream,
 };
 
@@ -41,6 +44,8 @@ pub struct Route {
     pub chain: Arc<Chain>,
     /// What answers them.
     pub target: Target,
+    /// What is counted of them.
+    pub metrics: RouteMetrics,
     matches: config::Route,
 }
 
@@ -92,7 +97,9 @@ impl Snapshot {
                 config::Target::History => Target::History,
                 config::Target::TryPage => Target::TryPage,
             };
-            routes.push(Arc::new(Route { path: route.path.clone(), chain: Arc::new(Chain::new(plugins)), target, matches: route.clone() }));
+            let chain = Arc::new(Chain::new(plugins, &workshop.metrics));
+            let metrics = RouteMetrics::new(workshop.metrics.clone(), route.path.clone());
+            routes.push(Arc::new(Route { path: route.path.clone(), chain, target, metrics, matches: route.clone() }));
         }
         let mut tenants = HashMap::new();
         let mut flows = BTreeMap::new();

@@ -39,3 +39,4 @@ pub use error::{ErrorKind, ScriptError};
 pub use run::Run;
 pub use script::{MAX_SOURCE, Script};
 pub use step::{AnswerError, AnswerId, Effect, End, Input, Level, Limits, LogLine, Reply, Resume, Step};
+pub use vm::vms;

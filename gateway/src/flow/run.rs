@@ -28,6 +28,7 @@ pub struct Run {
     turn: Option<Box<Turn>>,
     place: Option<Place>,
     logs: Vec<LogLine>,
+    grown: usize,
 }
 
 impl fmt::Debug for Run {
@@ -49,7 +50,7 @@ enum Polled {
 impl Run {
     /// Prepares a turn. Nothing runs before [`Run::resume`] with [`Resume::Start`].
     pub fn start(input: Input) -> Self {
-        Self { turn: Some(Box::new(Turn::new(input))), place: None, logs: Vec::new() }
+        Self { turn: Some(Box::new(Turn::new(input))), place: None, logs: Vec::new(), grown: 0 }
     }
 
     /// Runs the script until its next effect or its end. A script that computes for long gives way to other tasks every millisecond or two.
@@ -73,6 +74,11 @@ impl Run {
         logs
     }
 
+    /// By how many bytes the turn made its VM grow so far, garbage included.
+    pub fn grown(&self) -> usize {
+        self.grown
+    }
+
     /// Runs the coroutine once; `None` if it is to be run again after other tasks had their turn.
     fn poll(&mut self, with: Option<Resume>) -> Option<Step> {
         let Some(turn) = self.turn.take() else { return Some(internal("the run is over")) };
@@ -89,6 +95,7 @@ impl Run {
             None => return Some(internal("the run was resumed on another thread")),
         };
         let (mut turn, polled) = poll(&coroutine, turn, with, false);
+        self.grown = turn.grown;
         let step = match polled {
             Polled::Long => None,
             Polled::Effect(effect) => Some(Step::Effect(effect)),

@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -29,6 +29,14 @@ const MAX_POOLED: usize = 64;
 
 /// Memory of a VM, in bytes, from which on its garbage is collected at the end of a turn.
 const COLLECT_ABOVE: usize = 8 << 20;
+
+/// VMs of all threads.
+static ALIVE: AtomicI64 = AtomicI64::new(0);
+
+/// How many VMs are alive in this process.
+pub fn vms() -> i64 {
+    ALIVE.load(Ordering::Relaxed)
+}
 
 /// A script, loaded, in a sandbox of its own.
 pub(super) struct Vm {
@@ -51,6 +59,7 @@ impl Vm {
         let chunk = sandbox.lua.load(script.bytecode()).set_mode(ChunkMode::Binary).set_name(format!("={}", script.name()));
         let chunk = chunk.into_function()?;
         let script = RefCell::new(Arc::downgrade(script));
+        ALIVE.fetch_add(1, Ordering::Relaxed);
         Ok(Self { sandbox, gate, seat, chunk, pool: RefCell::default(), script, used: Cell::new(0) })
     }
 
@@ -80,6 +89,12 @@ impl Vm {
         if self.lua().used_memory() > COLLECT_ABOVE && self.lua().gc_collect().is_err() {
             log::error!("a flow's garbage could not be collected");
         }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        ALIVE.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

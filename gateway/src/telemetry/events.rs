@@ -1,8 +1,10 @@
 //! Everything the gateway itself logs, as one closed list. A field can only be what is safe to print: names from the
 //! configuration, codes, numbers, ids that were checked to be plain.
 
+use std::time::Duration;
+
 use log::Level;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// A log event. `event` in the JSON is its name, in snake case.
 #[derive(Debug, Serialize)]
@@ -34,7 +36,8 @@ pub enum Event<'a> {
         /// HTTP status.
         status: u16,
         /// Milliseconds from the head read to the last byte written.
-        ms: f64,
+        #[serde(serialize_with = "milliseconds")]
+        ms: Duration,
         /// Code of the error answer, if it was one.
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<&'a str>,
@@ -126,6 +129,11 @@ pub enum Event<'a> {
         /// Requests and turns that did not finish within the grace.
         abandoned: usize,
     },
+}
+
+/// With as many digits as mean something: microseconds.
+fn milliseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((time.as_secs_f64() * 1e6).round() / 1e3)
 }
 
 impl Event<'_> {

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     sync::{
         OnceLock,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
 };
 
@@ -36,9 +36,17 @@ pub fn init(level: LevelFilter) {
     let _ = log::set_logger(logger);
 }
 
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Panics since [`log_panics`] was called.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
 /// Logs where a panic happened instead of its message, which may quote a customer's words.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
         let at = panic.location().map_or_else(|| "somewhere".to_owned(), ToString::to_string);
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
         emit(&Event::Panicked { at: &at, thread: &thread });

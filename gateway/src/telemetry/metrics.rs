@@ -1,16 +1,20 @@
-//! Every metric, in one place: names after the Prometheus conventions, labels only from the configuration or closed lists.
-
-use std::sync::atomic::{AtomicI64, Ordering};
+//! Every family of metrics of the gateway's own: names after the Prometheus conventions, labels only from the configuration or closed
+//! lists. `docs/metrics.md` says how to read them, and a test holds it against this.
 
 use fengda_plugins::api::{Family, Meters};
-use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder};
+use prometheus::{Encoder, Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 
-use super::Sink;
+use super::{Sink, logger, process};
 
 /// Upper bounds in seconds, fine around the promise of 300 ms.
 const LATENCY: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0];
 /// Upper bounds in seconds for what the gateway does by itself.
 const SHORT: [f64; 12] = [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.5];
+/// Upper bounds in seconds for one plugin.
+const TINY: [f64; 10] = [2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 1e-4, 1e-3, 1e-2];
+/// Upper bounds in bytes around the memory that a turn of a script may use.
+const MEMORY: [f64; 7] = [16.0 * KIB, 64.0 * KIB, 256.0 * KIB, 1024.0 * KIB, 4096.0 * KIB, 16384.0 * KIB, 65536.0 * KIB];
+const KIB: f64 = 1024.0;
 
 /// The gateway's metrics. One for each running gateway; it lives through reloads.
 pub struct Metrics {
@@ -19,84 +23,205 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// Seconds from the head read to the last byte written, by route and tenant.
     pub request_seconds: HistogramVec,
-    /// Requests and turns in flight; set at each scrape.
-    pub in_flight: IntGauge,
-    /// Open connections of clients; set at each scrape.
-    pub connections: IntGauge,
+    /// Seconds of a request that were the gateway's own, by route and tenant: see [`Timing`](super::Timing).
+    pub overhead_seconds: HistogramVec,
+    /// Bytes of requests' bodies, by route and tenant.
+    pub received_bytes: IntCounterVec,
+    /// Bytes of answers' bodies, by route and tenant.
+    pub sent_bytes: IntCounterVec,
+    /// Open connections of clients, by protocol.
+    pub connections: IntGaugeVec,
+    /// Connections of clients so far, by protocol.
+    pub accepted: IntCounterVec,
+    /// Answers being streamed.
+    pub streams: IntGauge,
     /// Requests a plugin rejected, by plugin and error code.
     pub rejected: IntCounterVec,
+    /// Seconds in a plugin, by plugin and phase; a sample of them: see [`Laps`](super::Laps).
+    pub plugin_seconds: HistogramVec,
     /// Turns by tenant and outcome.
     pub turns: IntCounterVec,
     /// Seconds a flow ran, waits for models excluded, by tenant.
     pub flow_seconds: HistogramVec,
+    /// Bytes by which a turn of a flow made its VM grow, by tenant.
+    pub flow_memory: HistogramVec,
     /// Flows that failed, by tenant and kind.
     pub flow_failures: IntCounterVec,
+    /// 1 for a tenant whose script is refused, by tenant.
+    pub flow_refused: IntGaugeVec,
     /// Attempts to call an upstream, by tenant, upstream and outcome.
     pub upstream_calls: IntCounterVec,
     /// Seconds until an upstream's answer or its first token, by tenant and upstream.
     pub upstream_seconds: HistogramVec,
-    /// Seconds of the store's part in a turn, by step.
-    pub store_seconds: HistogramVec,
+    /// Seconds of the store's part in a request, by step.
+    pub store_seconds: StoreSeconds,
     /// Turns whose client had seen more than the store holds, by tenant.
     pub gaps: IntCounterVec,
-    /// Reloads by result.
-    pub reloads: IntCounterVec,
+    /// Reloads.
+    pub reloads: Reloads,
+}
+
+/// Seconds of each step that asks the store.
+pub struct StoreSeconds {
+    /// A turn begins.
+    pub begin: Histogram,
+    /// A turn is written.
+    pub commit: Histogram,
+    /// A history is read.
+    pub read: Histogram,
+    /// A session or user is erased.
+    pub erase: Histogram,
+}
+
+/// What is told of the configuration in force and of attempts to replace it.
+pub struct Reloads {
+    /// By result, `applied` or `refused`.
+    pub results: IntCounterVec,
     /// Generation of the configuration in force.
     pub generation: IntGauge,
-    log_dropped: IntCounter,
-    log_dropped_seen: AtomicI64,
+    /// Whether the last attempt was applied.
+    pub last_successful: IntGauge,
+    /// When the configuration in force was put in force, in seconds since the Unix epoch.
+    pub applied_at: IntGauge,
+    /// 1 for the hash of the configuration in force.
+    pub info: IntGaugeVec,
+}
+
+/// Makes families that have their labels as the only difference.
+struct Maker<'a>(&'a Meters);
+
+impl Maker<'_> {
+    fn counter(&self, name: &'static str, help: &'static str, labels: &'static [&'static str]) -> IntCounterVec {
+        self.0.counter(Family { name, help, labels })
+    }
+
+    fn gauges(&self, name: &'static str, help: &'static str, labels: &'static [&'static str]) -> IntGaugeVec {
+        self.0.gauge(Family { name, help, labels })
+    }
+
+    fn gauge(&self, name: &'static str, help: &'static str) -> IntGauge {
+        self.gauges(name, help, &[]).with_label_values::<&str>(&[])
+    }
+
+    fn histogram(&self, name: &'static str, help: &'static str, labels: &'static [&'static str], buckets: &[f64]) -> HistogramVec {
+        self.0.histogram(Family { name, help, labels }, buckets)
+    }
+
+    /// A counter of the whole process, which others count.
+    fn followed(&self, name: &'static str, help: &'static str, read: fn() -> u64) {
+        let counter = self.counter(name, help, &[]).with_label_values::<&str>(&[]);
+        self.0.before_gather(move || counter.inc_by(read().saturating_sub(counter.get())));
+    }
+
+    fn store_seconds(&self) -> StoreSeconds {
+        let steps = self.histogram("fengda_store_duration_seconds", "The store's part in a request.", &["step"], &SHORT);
+        let of = |step| steps.with_label_values(&[step]);
+        StoreSeconds { begin: of("begin"), commit: of("commit"), read: of("read"), erase: of("erase") }
+    }
+
+    fn reloads(&self) -> Reloads {
+        let successful = "1 if the newest attempt to load the configuration was applied, 0 if it was refused.";
+        let at = "When the configuration in force was put in force, in seconds since the Unix epoch.";
+        Reloads {
+            results: self.counter("fengda_reloads_total", "Reloads of the configuration.", &["result"]),
+            generation: self.gauge("fengda_config_generation", "Generation of the configuration in force."),
+            last_successful: self.gauge("fengda_config_last_reload_successful", successful),
+            applied_at: self.gauge("fengda_config_last_reload_success_timestamp_seconds", at),
+            info: self.gauges("fengda_config_info", "Always 1; the label tells configurations apart.", &["hash"]),
+        }
+    }
+
+    /// What belongs to the process and not to one of its gateways.
+    fn process(&self) {
+        let version = self.gauges("fengda_build_info", "Always 1; the label says which version runs.", &["version"]);
+        version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let dropped = "Log lines that found their log's queue full or could not be written.";
+        self.followed("fengda_log_lines_dropped_total", dropped, Sink::dropped);
+        self.followed("fengda_panics_total", "Faults of ours that cost the request or turn they happened in.", logger::panics);
+        let vms = self.gauge("fengda_flow_vms", "Lua VMs that are alive.");
+        self.0.before_gather(move || vms.set(crate::flow::vms()));
+        process::register(self.0);
+    }
 }
 
 impl Metrics {
     /// A fresh set, all at zero.
     pub fn new() -> Self {
         let meters = Meters::default();
-        let counter = |name, help, labels| meters.counter(Family { name, help, labels });
-        let gauge = |name, help| meters.gauge(Family { name, help, labels: &[] }).with_label_values::<&str>(&[]);
-        let seconds = |name, help, buckets, labels| meters.histogram(Family { name, help, labels }, buckets);
-        let build = Family { name: "fengda_build_info", help: "Always 1; the label says which version runs.", labels: &["version"] };
-        meters.gauge(build).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let make = Maker(&meters);
+        make.process();
+        let (by_route, by_upstream) = (&["route", "tenant"], &["tenant", "upstream"]);
+        let overhead = "Of a request, from the head read to the first byte of the answer: without waits for the client, for the session's earlier messages and for upstreams.";
+        let sampled = "One plugin's part in a phase; one phase in 17 is timed.";
+        let grown = "By how much a turn made its VM grow, garbage included.";
+        let refused = "1 while the tenant's script is refused and its last good one, or the canned text, serves.";
         Self {
-            requests: counter("fengda_requests_total", "Requests answered.", &["route", "tenant", "status"]),
-            request_seconds: seconds(
+            requests: make.counter("fengda_requests_total", "Requests answered.", &["route", "tenant", "status"]),
+            request_seconds: make.histogram(
                 "fengda_request_duration_seconds",
                 "From the head read to the last byte written.",
+                by_route,
                 &LATENCY,
-                &["route", "tenant"],
             ),
-            in_flight: gauge("fengda_in_flight", "Requests and turns in flight."),
-            connections: gauge("fengda_connections", "Open connections of clients."),
-            rejected: counter("fengda_plugin_rejections_total", "Requests a plugin rejected.", &["plugin", "code"]),
-            turns: counter("fengda_turns_total", "Turns by outcome.", &["tenant", "outcome"]),
-            flow_seconds: seconds("fengda_flow_duration_seconds", "Time a flow ran, without its waits.", &SHORT, &["tenant"]),
-            flow_failures: counter("fengda_flow_failures_total", "Flows that failed or were stopped.", &["tenant", "kind"]),
-            upstream_calls: counter("fengda_upstream_calls_total", "Attempts to call an upstream.", &["tenant", "upstream", "outcome"]),
-            upstream_seconds: seconds(
+            overhead_seconds: make.histogram("fengda_gateway_overhead_seconds", overhead, by_route, &SHORT),
+            received_bytes: make.counter("fengda_received_bytes_total", "Bytes of requests' bodies.", by_route),
+            sent_bytes: make.counter("fengda_sent_bytes_total", "Bytes of answers' bodies.", by_route),
+            connections: make.gauges(
+                "fengda_connections",
+                "Open connections of clients; silent ones have sent nothing yet.",
+                &["protocol"],
+            ),
+            accepted: make.counter("fengda_connections_accepted_total", "Connections of clients.", &["protocol"]),
+            streams: make.gauge("fengda_streams", "Answers that are being streamed."),
+            rejected: make.counter("fengda_plugin_rejections_total", "Requests a plugin rejected.", &["plugin", "code"]),
+            plugin_seconds: make.histogram("fengda_plugin_duration_seconds", sampled, &["plugin", "phase"], &TINY),
+            turns: make.counter("fengda_turns_total", "Turns by outcome.", &["tenant", "outcome"]),
+            flow_seconds: make.histogram("fengda_flow_duration_seconds", "Time a flow ran, without its waits.", &["tenant"], &SHORT),
+            flow_memory: make.histogram("fengda_flow_memory_bytes", grown, &["tenant"], &MEMORY),
+            flow_failures: make.counter("fengda_flow_failures_total", "Flows that failed or were stopped.", &["tenant", "kind"]),
+            flow_refused: make.gauges("fengda_flow_refused", refused, &["tenant"]),
+            upstream_calls: make.counter(
+                "fengda_upstream_calls_total",
+                "Attempts to call an upstream.",
+                &["tenant", "upstream", "outcome"],
+            ),
+            upstream_seconds: make.histogram(
                 "fengda_upstream_duration_seconds",
                 "Until an upstream's answer, or its first token.",
+                by_upstream,
                 &LATENCY,
-                &["tenant", "upstream"],
             ),
-            store_seconds: seconds("fengda_store_duration_seconds", "The store's part in a turn.", &SHORT, &["step"]),
-            gaps: counter("fengda_context_gaps_total", "Turns whose client had seen more than the store holds.", &["tenant"]),
-            reloads: counter("fengda_reloads_total", "Reloads of the configuration.", &["result"]),
-            generation: gauge("fengda_config_generation", "Generation of the configuration in force."),
-            log_dropped: counter(
-                "fengda_log_lines_dropped_total",
-                "Log lines that found their log's queue full or could not be written.",
-                &[],
-            )
-            .with_label_values::<&str>(&[]),
-            log_dropped_seen: AtomicI64::new(0),
+            store_seconds: make.store_seconds(),
+            gaps: make.counter("fengda_context_gaps_total", "Turns whose client had seen more than the store holds.", &["tenant"]),
+            reloads: make.reloads(),
             meters,
         }
     }
 
+    /// Counts a connection among those that have not sent anything until it is dropped.
+    pub fn silent_connection(&self) -> Open {
+        Open::new(self.connections.with_label_values(&["silent"]))
+    }
+
+    /// Counts a connection whose protocol is known, and counts it among the open ones until it is dropped.
+    pub fn connection(&self, protocol: &'static str) -> Open {
+        self.accepted.with_label_values(&[protocol]).inc();
+        Open::new(self.connections.with_label_values(&[protocol]))
+    }
+
+    /// Counts an answer among those being streamed until it is dropped.
+    pub fn stream(&self) -> Open {
+        Open::new(self.streams.clone())
+    }
+
+    /// A gauge that is looked up at each scrape.
+    pub fn watch(&self, name: &'static str, help: &'static str, read: impl Fn() -> usize + Send + Sync + 'static) {
+        let gauge = Maker(&self.meters).gauge(name, help);
+        self.meters.before_gather(move || gauge.set(i64::try_from(read()).unwrap_or(i64::MAX)));
+    }
+
     /// The exposition format that Prometheus scrapes.
     pub fn render(&self) -> Vec<u8> {
-        let dropped = i64::try_from(Sink::dropped()).unwrap_or(i64::MAX);
-        let before = self.log_dropped_seen.swap(dropped, Ordering::Relaxed);
-        self.log_dropped.inc_by(u64::try_from(dropped - before).unwrap_or(0));
         let mut out = Vec::new();
         TextEncoder::new().encode(&self.meters.gather(), &mut out).expect("writing to a Vec cannot fail and our families are valid");
         out
@@ -111,64 +236,52 @@ impl Metrics {
     pub const CONTENT_TYPE: &'static str = prometheus::TEXT_FORMAT;
 }
 
+/// One of those that a gauge counts, for as long as it lives.
+pub struct Open(IntGauge);
+
+impl Open {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// The metrics that every turn of a tenant touches, looked up once when the tenant is set up.
-pub struct TenantMetrics {
-    /// Turns answered from the flow.
-    pub answered: IntCounter,
-    /// Turns answered with the canned fallback because a model failed.
-    pub fallback: IntCounter,
-    /// Turns whose flow failed.
-    pub flow_failed: IntCounter,
-    /// Turns that another copy of the same message had answered.
-    pub repeated: IntCounter,
-    /// Turns refused or lost: queue full, deadline, store.
-    pub refused: IntCounter,
-    /// Turns whose client went away.
-    pub cancelled: IntCounter,
-    /// See [`Metrics::flow_seconds`].
-    pub flow_seconds: Histogram,
-}
-
-impl TenantMetrics {
-    /// Those of one tenant.
-    pub fn of(metrics: &Metrics, tenant: &str) -> Self {
-        let turns = |outcome| metrics.turns.with_label_values(&[tenant, outcome]);
-        Self {
-            answered: turns("answered"),
-            fallback: turns("fallback"),
-            flow_failed: turns("flow_failed"),
-            repeated: turns("repeated"),
-            refused: turns("refused"),
-            cancelled: turns("cancelled"),
-            flow_seconds: metrics.flow_seconds.with_label_values(&[tenant]),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use fengda_plugins::api::Kind;
+
     use super::*;
 
     #[test]
-    fn rendered_names_keep_the_conventions() {
-        let m = Metrics::new();
-        m.requests.with_label_values(&["/v1/chat", "acme-shop", "200"]).inc();
-        TenantMetrics::of(&m, "acme-shop").answered.inc();
-        let text = String::from_utf8(m.render()).unwrap();
-        assert!(text.contains("fengda_requests_total{route=\"/v1/chat\",status=\"200\",tenant=\"acme-shop\"} 1"));
-        assert!(text.contains("fengda_turns_total{outcome=\"answered\",tenant=\"acme-shop\"} 1"));
-        for line in text.lines().filter(|l| l.starts_with("# TYPE")) {
-            let (name, kind) = line[7..].split_once(' ').unwrap();
-            assert!(name.starts_with("fengda_"), "{line}");
-            let info = name.ends_with("_info");
-            assert_eq!(kind == "counter" && !info, name.ends_with("_total"), "{line}");
-            assert_eq!(kind == "histogram", name.ends_with("_seconds"), "{line}");
+    fn names_keep_the_conventions() {
+        for (Family { name, help, .. }, kind) in Metrics::new().meters().families() {
+            assert!(name.starts_with("fengda_") || name.starts_with("process_"), "{name}");
+            assert_eq!(kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            assert!(kind != Kind::Histogram || name.ends_with("_seconds") || name.ends_with("_bytes"), "{name}");
+            assert!(help.ends_with('.') && help.starts_with(|c: char| c.is_uppercase() || c == '1'), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn what_is_rendered_is_what_was_counted() {
+        let metrics = Metrics::new();
+        metrics.requests.with_label_values(&["/v1/chat", "acme-shop", "200"]).inc();
+        metrics.watch("fengda_seven", "Seven.", || 7);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        for line in ["fengda_requests_total{route=\"/v1/chat\",status=\"200\",tenant=\"acme-shop\"} 1\n", "\nfengda_seven 7\n"] {
+            assert!(text.contains(line), "{line} in\n{text}");
         }
     }
 }

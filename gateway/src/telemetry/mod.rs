@@ -3,8 +3,12 @@
 pub mod events;
 pub mod logger;
 pub mod metrics;
+mod process;
+pub mod series;
 mod sink;
+mod timing;
 
 pub use events::Event;
 pub use metrics::Metrics;
 pub use sink::Sink;
+pub use timing::{Laps, Timing, Waits};

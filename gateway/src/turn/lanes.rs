@@ -136,6 +136,11 @@ impl<T: Clone> Place<T> {
         self.outcome.subscribe()
     }
 
+    /// Whether there are messages ahead.
+    pub fn is_behind(&self) -> bool {
+        self.turn.is_some()
+    }
+
     /// Waits until all messages ahead are done.
     pub async fn wait(&mut self) {
         if let Some(turn) = self.turn.take() {

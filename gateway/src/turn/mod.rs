@@ -4,7 +4,7 @@ mod effects;
 mod lanes;
 mod task;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use fengda_plugins::api::{SessionKey, Text, TraceParent, Turn};
 use serde_json::value::RawValue;
@@ -17,6 +17,7 @@ use crate::{
     chain::Chain,
     gateway::Gateway,
     snapshot::{Snapshot, TenantRuntime},
+    telemetry::Waits,
     upstream::{Caller, Upstream},
 };
 
@@ -46,6 +47,8 @@ pub struct Message {
     pub attachments: Option<Box<RawValue>>,
     /// Whether the answer is wanted piece by piece.
     pub stream: bool,
+    /// Where its request's waits are added up.
+    pub waits: Waits,
     /// The request's id, for logs.
     pub request_id: String,
     /// The caller's trace.
@@ -105,6 +108,8 @@ pub struct Started {
     /// Pieces of a streamed answer; what is not streamed comes only with the outcome.
     pub pieces: Option<mpsc::Receiver<Text>>,
     cancel: Option<AbortHandle>,
+    /// Of a copy: since when it waits for the outcome of the first.
+    joined: Option<(Instant, Waits)>,
 }
 
 impl Started {
@@ -115,6 +120,9 @@ impl Started {
             Err(_) => Outcome::Refused(Refused::Lost),
         };
         self.cancel = None;
+        if let Some((since, waits)) = self.joined.take() {
+            waits.add(since.elapsed());
+        }
         outcome
     }
 
@@ -156,7 +164,7 @@ pub fn start(setup: &Setup<'_>, message: Message) -> Result<Started, Refused> {
         Ok(Entry::Lead(lane)) => lane,
         Ok(Entry::Join(outcome)) => {
             tenant.metrics.repeated.inc();
-            return Ok(Started { outcome, pieces: None, cancel: None });
+            return Ok(Started { outcome, pieces: None, cancel: None, joined: Some((Instant::now(), message.waits)) });
         }
         Err(error) => {
             tenant.metrics.refused.inc();
@@ -174,13 +182,18 @@ pub fn start(setup: &Setup<'_>, message: Message) -> Result<Started, Refused> {
     };
     let outcome = lane.outcome();
     let repeatable = message.repeatable;
-    let caller =
-        Caller { chain: (*chain).clone(), tenant: tenant.tenant.clone(), upstream: (*upstream).clone(), metrics: gateway.metrics.clone() };
+    let caller = Caller {
+        chain: (*chain).clone(),
+        tenant: tenant.tenant.clone(),
+        upstream: (*upstream).clone(),
+        metrics: gateway.metrics.clone(),
+        waits: message.waits.clone(),
+    };
     let task = task::Task::new((*gateway).clone(), (*tenant).clone(), caller, snapshot.config.turn_deadline, message, send);
     let in_flight = gateway.work.token();
     let running = tokio::spawn(async move {
         let _in_flight = in_flight;
         task.run(lane).await;
     });
-    Ok(Started { outcome, pieces, cancel: (!repeatable).then(|| running.abort_handle()) })
+    Ok(Started { outcome, pieces, cancel: (!repeatable).then(|| running.abort_handle()), joined: None })
 }

@@ -65,7 +65,12 @@ impl Task {
 
     pub(super) async fn run(mut self, mut lane: lanes::Place<Outcome>) {
         let counted = Counted(Some(self.tenant.clone()));
-        let (outcome, ended) = match timeout_at(self.deadline, lane.wait()).await {
+        let queued = lane.is_behind().then(Instant::now);
+        let waited = timeout_at(self.deadline, lane.wait()).await;
+        if let Some(since) = queued {
+            self.message.waits.add(since.elapsed());
+        }
+        let (outcome, ended) = match waited {
             Ok(()) => self.take_turn().await,
             Err(_) => refuse(Refused::InProgress),
         };
@@ -92,7 +97,7 @@ impl Task {
     }
 
     async fn begin(&self, phase: &dyn TurnPhase) -> Result<Begin, TurnError> {
-        let _timer = self.gateway.metrics.store_seconds.with_label_values(&["begin"]).start_timer();
+        let _timer = self.gateway.metrics.store_seconds.begin.start_timer();
         let lifetime = if self.message.stream { self.caller.upstream.stream_timeout() } else { Duration::ZERO };
         let left = self.deadline.saturating_duration_since(Instant::now()) + lifetime + COMMIT_TRIES * (COMMIT_TIMEOUT + COMMIT_PAUSE);
         let turn = BeginTurn {
@@ -139,7 +144,7 @@ impl Task {
     /// Commits the turn. That a commit was not answered in time does not say that it was not done, so it is tried again: the store
     /// knows a turn that it has. Without a commit the answer still goes out, and says so.
     async fn commit(&self, held: Held<'_>, commit: Commit) -> Option<Answer> {
-        let _timer = self.gateway.metrics.store_seconds.with_label_values(&["commit"]).start_timer();
+        let _timer = self.gateway.metrics.store_seconds.commit.start_timer();
         let mut tries = 0;
         loop {
             tries += 1;
@@ -195,6 +200,7 @@ impl Task {
         });
         let ended = ended.await;
         self.tenant.metrics.flow_seconds.observe(in_script.as_secs_f64());
+        self.tenant.metrics.flow_memory.observe(run.grown() as f64);
         self.tenant.log_lines(&self.message.request_id, self.gateway.clock.now(), &run.take_logs());
         match ended {
             Ok(Ok(reply)) => {

@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant, sleep, timeout_at};
 use super::{ModelError, Pieces, Question, Reply, Upstream};
 use crate::{
     chain::Chain,
-    telemetry::{Event, Metrics, logger},
+    telemetry::{Event, Metrics, Waits, logger},
 };
 
 /// Everything a call needs besides the question.
@@ -22,6 +22,8 @@ pub struct Caller {
     pub upstream: Arc<Upstream>,
     /// Where attempts are counted.
     pub metrics: Arc<Metrics>,
+    /// Where the time that its request waits for upstreams is added up.
+    pub waits: Waits,
 }
 
 /// Why a call came to nothing.
@@ -50,7 +52,9 @@ impl Caller {
             let tried = Instant::now();
             let result = timeout_at(until, self.upstream.ask(question)).await;
             let labels = &[self.tenant.name(), &**self.upstream.name()];
-            self.metrics.upstream_seconds.with_label_values(labels).observe(tried.elapsed().as_secs_f64());
+            let waited = tried.elapsed();
+            self.metrics.upstream_seconds.with_label_values(labels).observe(waited.as_secs_f64());
+            self.waits.add(waited);
             // A turn that queued for long leaves its call little time: that the time was too short says nothing of the upstream.
             let cut_short = result.is_err() && deadline < allowed;
             let error = match result.unwrap_or(Err(ModelError::TimedOut)) {
@@ -64,7 +68,10 @@ impl Caller {
             self.note_failure(question.request_id, &error);
             let outcome = if cut_short { CallOutcome::Cancelled } else { outcome_of(&error) };
             match attempt.settle(outcome) {
-                Verdict::Retry(pause) if Instant::now() + pause < until => sleep(pause).await,
+                Verdict::Retry(pause) if Instant::now() + pause < until => {
+                    sleep(pause).await;
+                    self.waits.add(pause);
+                }
                 _ => return Err(error.into()),
             }
             number += 1;
@@ -105,8 +112,10 @@ impl Answering {
         if !self.read.is_empty() {
             return Ok(Some(std::mem::take(&mut self.read)));
         }
-        let Some((pieces, _)) = &mut self.rest else { return Ok(None) };
+        let Some((pieces, attempt)) = &mut self.rest else { return Ok(None) };
+        let asked = Instant::now();
         let next = pieces.next().await;
+        attempt.caller.waits.add(asked.elapsed());
         if !matches!(next, Ok(Some(_))) {
             let (_, mut attempt) = self.rest.take().expect("looked at above");
             let _ = attempt.settle(next.as_ref().map_or_else(outcome_of, |_| CallOutcome::Answered));

@@ -1,11 +1,13 @@
 //! Metrics: each family is declared once and lives as long as the gateway, however often the plugins that count with it are made anew.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector, proto::MetricFamily};
+use prometheus::{
+    CounterVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector, proto::MetricFamily,
+};
 
 /// What a family is called and means.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,11 +36,14 @@ pub enum Kind {
 pub struct Meters {
     registry: Registry,
     made: Mutex<BTreeMap<&'static str, (Family, Made)>>,
+    readings: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
 }
 
 #[derive(Clone)]
 enum Made {
     Counter(IntCounterVec),
+    /// Counts fractions, too: seconds.
+    Sum(CounterVec),
     Gauge(IntGaugeVec),
     Histogram(HistogramVec),
 }
@@ -46,10 +51,29 @@ enum Made {
 impl Made {
     fn kind(&self) -> Kind {
         match self {
-            Self::Counter(_) => Kind::Counter,
+            Self::Counter(_) | Self::Sum(_) => Kind::Counter,
             Self::Gauge(_) => Kind::Gauge,
             Self::Histogram(_) => Kind::Histogram,
         }
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        match self {
+            Self::Counter(made) => made.collect(),
+            Self::Sum(made) => made.collect(),
+            Self::Gauge(made) => made.collect(),
+            Self::Histogram(made) => made.collect(),
+        }
+    }
+
+    /// Drops the series with these labels; one that is gone meanwhile is no fault.
+    fn remove(&self, labels: &HashMap<&str, &str>) {
+        let _ = match self {
+            Self::Counter(made) => made.remove(labels),
+            Self::Sum(made) => made.remove(labels),
+            Self::Gauge(made) => made.remove(labels),
+            Self::Histogram(made) => made.remove(labels),
+        };
     }
 }
 
@@ -63,6 +87,15 @@ impl Meters {
         let make = || IntCounterVec::new(Opts::new(family.name, family.help), family.labels);
         match self.family(family, || self.register(make(), Made::Counter)) {
             Made::Counter(made) => made,
+            other => panic!("`{}` is a {:?} already", family.name, other.kind()),
+        }
+    }
+
+    /// The counters of a family that sums up fractions, such as seconds.
+    pub fn sum(&self, family: Family) -> CounterVec {
+        let make = || CounterVec::new(Opts::new(family.name, family.help), family.labels);
+        match self.family(family, || self.register(make(), Made::Sum)) {
+            Made::Sum(made) => made,
             other => panic!("`{}` is a {:?} already", family.name, other.kind()),
         }
     }
@@ -86,7 +119,7 @@ impl Meters {
     }
 
     fn family(&self, family: Family, make: impl FnOnce() -> Made) -> Made {
-        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.made();
         let (known, made) = all.entry(family.name).or_insert_with(|| (family, make()));
         assert!(*known == family, "two families are called `{}`", family.name);
         made.clone()
@@ -100,13 +133,38 @@ impl Meters {
 
     /// Every family there is, by name.
     pub fn families(&self) -> Vec<(Family, Kind)> {
-        let all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        all.values().map(|(family, made)| (*family, made.kind())).collect()
+        self.made().values().map(|(family, made)| (*family, made.kind())).collect()
+    }
+
+    /// Has `read` run before each [`gather`](Self::gather): for what is cheaper to look up than to keep up to date.
+    pub fn before_gather(&self, read: impl Fn() + Send + Sync + 'static) {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(read));
     }
 
     /// What all metrics stand at.
     pub fn gather(&self) -> Vec<MetricFamily> {
+        for read in &*self.readings.lock().unwrap_or_else(PoisonError::into_inner) {
+            read();
+        }
         self.registry.gather()
+    }
+
+    /// Drops every series in which `label` has a value that `keep` does not want: those of what is no longer configured. A handle of
+    /// such a series that somebody still holds counts on, unseen.
+    pub fn retain(&self, label: &str, keep: impl Fn(&str) -> bool) {
+        for (family, made) in self.made().values().filter(|(family, _)| family.labels.contains(&label)) {
+            for metric in made.collect().iter().flat_map(MetricFamily::get_metric) {
+                let labels: HashMap<_, _> = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
+                debug_assert_eq!(labels.len(), family.labels.len());
+                if !labels.get(label).is_some_and(|value| keep(value)) {
+                    made.remove(&labels);
+                }
+            }
+        }
+    }
+
+    fn made(&self) -> MutexGuard<'_, BTreeMap<&'static str, (Family, Made)>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,6 +182,32 @@ mod tests {
         assert_eq!(meters.counter(SEEN).with_label_values(&["acme"]).get(), 2);
         assert_eq!(meters.families(), [(SEEN, Kind::Counter)]);
         assert_eq!(meters.gather().len(), 1);
+    }
+
+    #[test]
+    fn series_of_what_is_gone_are_dropped_and_the_others_go_on() {
+        let meters = Meters::default();
+        let (seen, waited) = (meters.counter(SEEN), Family { name: "fengda_waited_seconds", labels: &["route", "tenant"], ..SEEN });
+        let waited = meters.histogram(waited, &[1.0]);
+        for tenant in ["acme", "gone"] {
+            seen.with_label_values(&[tenant]).inc();
+            waited.with_label_values(&["/", tenant]).observe(0.5);
+        }
+        meters.retain("tenant", |tenant| tenant == "acme");
+        let tenants =
+            |family: &MetricFamily| family.get_metric().iter().map(|m| m.get_label().last().unwrap().value().to_owned()).collect();
+        let left: Vec<Vec<String>> = meters.gather().iter().map(tenants).collect();
+        assert_eq!(left, [["acme"], ["acme"]]);
+        assert_eq!(seen.with_label_values(&["acme"]).get(), 1);
+    }
+
+    #[test]
+    fn readings_are_taken_before_each_gathering() {
+        let meters = Meters::default();
+        let asked = meters.sum(Family { name: "fengda_asked_seconds_total", labels: &[], ..SEEN }).with_label_values::<&str>(&[]);
+        meters.before_gather(move || asked.inc_by(0.5));
+        meters.gather();
+        assert_eq!(meters.gather()[0].get_metric()[0].get_counter().get_value(), 1.0);
     }
 
     #[test]

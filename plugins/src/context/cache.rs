@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use moka::{policy::EvictionPolicy, sync::Cache};
+use moka::{notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
 use tokio::sync::OnceCell;
 
-use crate::api::{SessionKey, SessionState, SlotValue, Slots, Turn, TurnError, UserKey};
+use super::meters::CacheMeters;
+use crate::api::{Meters, SessionKey, SessionState, SlotValue, Slots, Turn, TurnError, UserKey};
 
 type Loaded = Result<Arc<SessionState>, TurnError>;
 
@@ -23,6 +24,7 @@ pub struct SessionCache {
     loading: Mutex<HashMap<SessionKey, Arc<OnceCell<Loaded>>>>,
     /// How often copies were dropped on purpose.
     drops: AtomicU64,
+    meters: CacheMeters,
 }
 
 /// A point in the cache's life, taken before a copy is asked of the store.
@@ -31,15 +33,37 @@ pub struct Mark(u64);
 
 impl SessionCache {
     /// At most about `size` bytes, each conversation until it was not used for `idle`. The least recently used goes first.
-    pub fn new(size: u64, idle: Duration) -> Self {
+    pub fn new(size: u64, idle: Duration, meters: &Meters) -> Self {
+        let meters = CacheMeters::new(meters);
+        let evicted = meters.clone();
         let sessions = Cache::builder()
             .max_capacity(size)
             .time_to_idle(idle)
             .weigher(|key: &SessionKey, state: &Arc<SessionState>| u32::try_from(weight(key, state)).unwrap_or(u32::MAX))
             .eviction_policy(EvictionPolicy::lru())
             .support_invalidation_closures()
+            .eviction_listener(move |_, _, cause| match cause {
+                RemovalCause::Size => evicted.evicted_full.inc(),
+                RemovalCause::Expired => evicted.evicted_idle.inc(),
+                RemovalCause::Explicit | RemovalCause::Replaced => {}
+            })
             .build();
-        Self { sessions, loading: Mutex::default(), drops: AtomicU64::new(0) }
+        Self { sessions, loading: Mutex::default(), drops: AtomicU64::new(0), meters }
+    }
+
+    /// Counts how a lookup turned out: whether there was a copy, and whether it was the store's current one.
+    pub(super) fn count_lookup(&self, found: bool, current: bool) {
+        match (found, current) {
+            (true, true) => self.meters.hits.inc(),
+            (true, false) => self.meters.stale.inc(),
+            (false, _) => self.meters.misses.inc(),
+        }
+    }
+
+    /// About how many bytes, and how many conversations there are. Does the housekeeping that is due: not for a thread that serves.
+    pub(super) fn size(&self) -> (u64, u64) {
+        self.sessions.run_pending_tasks();
+        (self.sessions.weighted_size(), self.sessions.entry_count())
     }
 
     /// The copy of a session, if there is one.

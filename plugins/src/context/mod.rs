@@ -8,6 +8,7 @@ pub mod cache;
 #[macro_use]
 pub mod conformance;
 pub mod embedded;
+mod meters;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ use serde::Deserialize;
 pub use self::store::{BeginRequest, Limits, Store, StoreBegin, Stored};
 use self::{cache::SessionCache, embedded::Embedded};
 use crate::api::{
-    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Plugin, PluginSpec, Problem, Scope, SessionKey,
+    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Plugin, PluginSpec, Problem, Scope, SessionKey,
     SessionState, Step, TurnError, TurnPhase, UserKey, parse_config,
 };
 
@@ -83,15 +84,17 @@ impl Context {
     ///
     /// # Errors
     /// The directory is in use, or cannot be read or written.
-    pub fn open(config: &ContextConfig, clock: Clock) -> Result<Arc<Self>, OpenError> {
+    pub fn open(config: &ContextConfig, clock: Clock, meters: &Meters) -> Result<Arc<Self>, OpenError> {
         let limits = Limits { turns: config.history_turns, keep: config.history_keep };
         let store = Embedded::open(&config.dir, config.durability, limits, clock)?;
-        Ok(Self::new(Arc::new(store), config.cache_size, config.cache_idle))
+        Ok(Self::new(Arc::new(store), config.cache_size, config.cache_idle, meters))
     }
 
     /// Puts a cache of so many bytes and such idle time before any store.
-    pub fn new(store: Arc<dyn Store>, cache_size: u64, cache_idle: Duration) -> Arc<Self> {
-        Arc::new(Self { store, cache: SessionCache::new(cache_size, cache_idle) })
+    pub fn new(store: Arc<dyn Store>, cache_size: u64, cache_idle: Duration, meters: &Meters) -> Arc<Self> {
+        let context = Arc::new(Self { store, cache: SessionCache::new(cache_size, cache_idle, meters) });
+        meters::watch(&context, meters);
+        context
     }
 
     /// Resolves when everything acknowledged before is on the disk. Last call before the process ends.
@@ -113,6 +116,7 @@ impl TurnPhase for Context {
                 StoreBegin::Answered(turn) => return Ok(Begin::Answered(turn)),
                 StoreBegin::Claimed { claim, state } => (claim, state),
             };
+            self.cache.count_lookup(cached.is_some(), state.is_none());
             let state = match (state, cached) {
                 (Some(state), _) => {
                     self.cache.insert(key, &state, mark);

@@ -97,6 +97,9 @@ pub trait Store: Send + Sync {
     /// [`TurnError::Unavailable`]; all or nothing may be erased then, and erasing again completes it.
     fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>>;
 
+    /// How many writes wait for their turn; 0 for a store that has no queue.
+    fn queued(&self) -> usize;
+
     /// Resolves when everything acknowledged before is as durable as the store can make it.
     ///
     /// # Errors

@@ -72,6 +72,10 @@ impl Store for Counting {
         self.inner.erase_user(key)
     }
 
+    fn queued(&self) -> usize {
+        self.inner.queued()
+    }
+
     fn flush(&self) -> BoxFuture<'_, Result<(), TurnError>> {
         self.inner.flush()
     }
@@ -81,13 +85,15 @@ struct Opened {
     context: Arc<Context>,
     store: Arc<Counting>,
     clock: Clock,
+    meters: Meters,
     _dir: TempDir,
 }
 
 fn opened() -> Opened {
     let (dir, clock) = (TempDir::new(), clock());
     let store = Counting::open(&dir, &clock);
-    Opened { context: Context::new(store.clone(), 1 << 20, Duration::from_secs(60)), store, clock, _dir: dir }
+    let meters = Meters::default();
+    Opened { context: Context::new(store.clone(), 1 << 20, Duration::from_secs(60), &meters), store, clock, meters, _dir: dir }
 }
 
 impl Opened {
@@ -140,7 +146,7 @@ async fn a_thousand_readers_of_a_cold_session_cause_one_read() {
     let o = opened();
     let key = session("a");
     o.turn(&key, "m1").await;
-    let cold = Context::new(o.store.clone(), 1 << 20, Duration::from_secs(60));
+    let cold = Context::new(o.store.clone(), 1 << 20, Duration::from_secs(60), &o.meters);
     o.store.moved();
     let mut readers = tokio::task::JoinSet::new();
     for _ in 0..1000 {
@@ -153,7 +159,7 @@ async fn a_thousand_readers_of_a_cold_session_cause_one_read() {
 
 #[tokio::test]
 async fn a_read_that_is_given_up_is_taken_over_and_forgotten() {
-    let cache = SessionCache::new(1 << 20, Duration::from_secs(60));
+    let cache = SessionCache::new(1 << 20, Duration::from_secs(60), &Meters::default());
     let key = session("a");
     let mut given_up = Box::pin(cache.get_or_load(&key, std::future::pending));
     assert!(tokio::time::timeout(Duration::ZERO, &mut given_up).await.is_err());
@@ -216,13 +222,40 @@ async fn a_client_that_saw_more_than_there_is_has_a_gap() {
 
 #[test]
 fn the_cache_stays_within_its_size() {
-    let cache = SessionCache::new(20_000, Duration::from_secs(60));
+    let meters = Meters::default();
+    let cache = SessionCache::new(20_000, Duration::from_secs(60), &meters);
     for i in 0..200 {
         cache.insert(&user("bank", &format!("u{i}")).session("s").unwrap(), &Arc::default(), cache.mark());
     }
     let there = (0..200).filter(|i| cache.get(&user("bank", &format!("u{i}")).session("s").unwrap()).is_some()).count();
     assert!((20..200).contains(&there), "{there} of 200 fit into 20 kB");
     assert!(cache.get(&user("bank", "u199").session("s").unwrap()).is_some(), "the newest is kept");
+    let (bytes, sessions) = cache.size();
+    assert!(bytes <= 20_000 && sessions <= 200, "{bytes} bytes of {sessions}");
+    assert_eq!(counted(&meters, "fengda_context_cache_evictions_total", "size"), 200 - sessions);
+}
+
+/// What the series of a family with this label's value stands at.
+fn counted(meters: &Meters, name: &str, label: &str) -> u64 {
+    let families = meters.gather();
+    let series = families.iter().filter(|f| f.name() == name).flat_map(|f| f.get_metric());
+    let values: Vec<_> = series.filter(|m| m.get_label().iter().any(|l| l.value() == label)).collect();
+    assert_eq!(values.len(), 1, "{name} {label}");
+    format!("{}", values[0].get_counter().get_value()).parse().unwrap()
+}
+
+#[tokio::test]
+async fn lookups_are_counted_by_what_the_cache_had() {
+    let o = opened();
+    let key = session("a");
+    o.turn(&key, "m1").await;
+    o.turn(&key, "m2").await;
+    // A write past the cache.
+    let begun = o.begin(&key, "m3", None).await;
+    o.store.commit(&begun.claim, &begun.state, commit("m3")).await.unwrap();
+    o.turn(&key, "m4").await;
+    let lookups = |outcome| counted(&o.meters, "fengda_context_cache_lookups_total", outcome);
+    assert_eq!((lookups("miss"), lookups("hit"), lookups("stale")), (1, 2, 1));
 }
 
 #[tokio::test]
@@ -236,7 +269,7 @@ async fn a_directory_is_opened_from_its_configuration() {
         history_keep: Duration::from_secs(3600),
         dir: dir.path().join("data"),
     };
-    let context = Context::open(&config, Clock::system()).unwrap();
+    let context = Context::open(&config, Clock::system(), &Meters::default()).unwrap();
     assert_eq!(context.history(&session("a")).await.unwrap().seq, 0);
     context.flush().await.unwrap();
 }

@@ -239,6 +239,10 @@ impl Store for Embedded {
         Box::pin(self.ask(|reply| Job::Alone(Box::new(move |writer| writer.erase_user(&key, reply)))))
     }
 
+    fn queued(&self) -> usize {
+        self.jobs.as_ref().map_or(0, |jobs| jobs.max_capacity() - jobs.capacity())
+    }
+
     fn flush(&self) -> BoxFuture<'_, Result<(), TurnError>> {
         Box::pin(self.alone(|writer| writer.flush()))
     }
