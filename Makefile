@@ -1,11 +1,11 @@
-# The commands of everyday work; `make help` lists them. All of them need rustup's toolchain, a C and C++ compiler and make, and nothing else.
+# The commands of everyday work; `make help` lists them. All of them need rustup's toolchain, a C and C++ compiler and make; `make tools` says what tests need besides.
 
 CARGO ?= cargo
 # What `make replay` plays, and how: make replay FILE=my.jsonl ARGS="--kill --concurrency 64"
 FILE ?= benches/conversations.jsonl
 ARGS ?=
 
-.PHONY: help run test bench fmt lint doc replay
+.PHONY: help run tools test bench fmt lint doc replay
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -14,7 +14,10 @@ help: ## this list
 run: ## start the gateway with ./config.yaml
 	$(CARGO) run --release --locked
 
-test: ## all tests; no network, no service, and no installation beside the crates of Cargo.lock
+tools: ## the programs that tests run besides our own (Prometheus); fetches what is not installed, without root
+	.ci/tools
+
+test: tools ## all tests; no network and no service, and no installation beside what `tools` sees to
 	$(CARGO) test --workspace --locked
 
 bench: ## the micro benchmarks

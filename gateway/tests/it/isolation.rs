@@ -1,0 +1,1 @@
+//! Nobody's words where they do not belong.
