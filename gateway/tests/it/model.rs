@@ -25,6 +25,8 @@ pub enum Behaviour {
     Echo,
     /// This status, with a body that says nothing.
     Status(u16),
+    /// This status, with the question in a body that is no answer.
+    Quote(u16),
     /// 200 with these bytes.
     Raw(&'static str),
     /// Reads the request and closes the connection.
@@ -124,6 +126,7 @@ impl Model {
         Ok(match behaviour {
             Behaviour::Echo => echo(&body),
             Behaviour::Status(status) => whole(StatusCode::from_u16(status).unwrap(), "no".into()),
+            Behaviour::Quote(status) => whole(StatusCode::from_u16(status).unwrap(), format!("cannot answer {body}")),
             Behaviour::Raw(text) => whole(StatusCode::OK, text.into()),
             Behaviour::HangUp => return Err(std::io::Error::other("hang up")),
             Behaviour::Hold(release) => {
