@@ -28,9 +28,9 @@ pub(crate) fn load(config: &TenantConfig, data: &Path, current: Option<&Arc<Scri
     let problem = match read(config, &config.flow) {
         Ok((script, _)) if current.is_some_and(|c| c.hash() == script.hash()) => return Loaded { script: current.cloned(), problem: None },
         Ok((script, source)) => {
-            // Without the copy a later restart with a broken file has nothing to fall back on; that is no reason to refuse this one.
             if let Err(e) = keep(&kept, &source) {
-                log::warn!(target: "fengda::scripts", "the last good script of {} cannot be kept in {}: {e}", config.tenant.name(), kept.display());
+                let (tenant, file) = (config.tenant.name(), kept.display().to_string());
+                logger::emit(&Event::FlowNotKept { tenant, file, error: e.to_string() });
             }
             return Loaded { script: Some(script), problem: None };
         }

@@ -141,7 +141,7 @@ impl Running {
             // The health endpoints go on answering until the last turn is done.
             let drained = tokio::time::timeout(grace, work.wait()).await.is_ok();
             if let Err(error) = self.context.flush().await {
-                log::error!(target: "fengda::server", "the context store did not flush: {error}");
+                logger::emit(&Event::NotFlushed { error: error.to_string() });
             }
             if drained { 0 } else { work.len() }
         });

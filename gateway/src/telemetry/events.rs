@@ -112,6 +112,27 @@ pub enum Event<'a> {
         /// What its users get meanwhile.
         serving: &'a str,
     },
+    /// A tenant's good script cannot be kept: a later restart with a broken one has nothing to fall back on.
+    FlowNotKept {
+        /// Whose.
+        tenant: &'a str,
+        /// The file it would be kept in.
+        file: String,
+        /// What the operating system says.
+        error: String,
+    },
+    /// A full log could not be renamed, so what was in it is gone.
+    LogEmptied {
+        /// The file.
+        log: String,
+        /// Why it could not.
+        error: String,
+    },
+    /// The store could not write everything at the end: turns of the last second may be lost if the machine goes down now.
+    NotFlushed {
+        /// The store's own words; it knows no tenant text.
+        error: String,
+    },
     /// A fault of ours: the request or turn it happened in is lost, others go on.
     Panicked {
         /// File, line and column of our code.
@@ -140,8 +161,13 @@ impl Event<'_> {
     /// How much it matters.
     pub fn level(&self) -> Level {
         match self {
-            Self::Panicked { .. } | Self::ContextFailed { .. } | Self::ReloadRefused { .. } | Self::FlowRefused { .. } => Level::Error,
-            Self::FlowFailed { .. } | Self::UpstreamFailed { .. } | Self::Gap { .. } => Level::Warn,
+            Self::Panicked { .. }
+            | Self::ContextFailed { .. }
+            | Self::ReloadRefused { .. }
+            | Self::FlowRefused { .. }
+            | Self::LogEmptied { .. }
+            | Self::NotFlushed { .. } => Level::Error,
+            Self::FlowFailed { .. } | Self::UpstreamFailed { .. } | Self::FlowNotKept { .. } | Self::Gap { .. } => Level::Warn,
             Self::Reloaded { broken_flows, .. } if !broken_flows.is_empty() => Level::Warn,
             _ => Level::Info,
         }

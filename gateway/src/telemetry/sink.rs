@@ -13,13 +13,14 @@ use std::{
     time::Duration,
 };
 
+use super::{Event, logger};
 use crate::private;
 
 /// Lines of standard error that may wait for the writer; more are dropped and counted.
 const STDERR_SHARE: usize = 8192;
 /// Lines of one file that may wait for the writer; more are dropped and counted.
 const FILE_SHARE: usize = 1024;
-/// A log file is renamed to `<name>.1`, replacing an older one, when it has grown to this many bytes.
+/// A log file is renamed to `<name>.1`, replacing an older one, when it has grown to this many bytes: the two are all there is.
 const ROTATE_AT: u64 = 64 << 20;
 
 /// Where lines go: standard error, or a file of its own. Clones share the destination.
@@ -44,7 +45,7 @@ enum Target {
 struct LogFile {
     path: PathBuf,
     file: File,
-    /// Bytes since it was begun, or since it last could not be rotated.
+    /// Bytes in it.
     len: u64,
     rotate_at: u64,
 }
@@ -122,14 +123,20 @@ impl LogFile {
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         if self.len >= self.rotate_at {
-            // If it fails the file at hand goes on, and the next try comes when it has grown by as much again.
-            self.len = 0;
-            if let Err(e) = self.rotate() {
-                log::warn!(target: "fengda::telemetry", "the log {} cannot be rotated: {e}", self.path.display());
-            }
+            self.make_room()?;
         }
         self.len += line.len() as u64;
         self.file.write_all(line)
+    }
+
+    /// Begins a new file. If the old one cannot be moved out of the way it is emptied: a log must not fill the disk.
+    fn make_room(&mut self) -> io::Result<()> {
+        if let Err(error) = self.rotate() {
+            self.file.set_len(0)?;
+            self.len = 0;
+            logger::emit(&Event::LogEmptied { log: self.path.display().to_string(), error: error.to_string() });
+        }
+        Ok(())
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -210,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_rotated_and_one_that_cannot_be_goes_on() {
+    fn a_file_is_rotated_and_one_that_cannot_be_is_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let (path, old) = (dir.path().join("a.log"), dir.path().join("a.log.1"));
         let mut file = LogFile::open(&path, 4).unwrap();
@@ -223,12 +230,13 @@ mod tests {
         fs::remove_file(&old).unwrap();
         fs::create_dir_all(old.join("in the way")).unwrap();
         write("three\n");
+        assert_eq!(read(&path), "three\n");
         write("four\n");
-        assert_eq!(read(&path), "two\nthree\nfour\n");
+        assert_eq!(read(&path), "four\n");
 
         fs::remove_dir_all(&old).unwrap();
         write("five\n");
-        assert_eq!((read(&old).as_str(), read(&path).as_str()), ("two\nthree\nfour\n", "five\n"));
+        assert_eq!((read(&old).as_str(), read(&path).as_str()), ("four\n", "five\n"));
 
         fs::remove_file(&path).unwrap();
         write("six\n");

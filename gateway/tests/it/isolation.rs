@@ -405,3 +405,35 @@ fn look_at_records(folder: &Path) {
     #[cfg(unix)]
     assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(folder).unwrap()) & 0o777, 0o700);
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_tenant_whose_log_takes_no_more_holds_up_nobody() {
+    let gateway = Site::new().start();
+    for tenant in ["alpha", "beta"] {
+        gateway.site.script(tenant, "return function(turn) for i = 1, 50 do log(turn.text .. i) end return 'fine' end");
+    }
+    gateway.site.write(&gateway.site.config().replace("  alpha:\n", "  alpha:\n    log: /dev/full\n"));
+    assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+    let before = gateway.metric("fengda_log_lines_dropped_total").await;
+    for _ in 0..20 {
+        for tenant in ["alpha", "beta"] {
+            assert_eq!(gateway.ask(tenant, "u", "said ").await["answer"], "fine");
+        }
+    }
+    let lines = gateway.tenant_log("beta").lines().count();
+    assert_eq!(lines, 20 * 50);
+    assert!(gateway.metric("fengda_log_lines_dropped_total").await >= before + 20.0 * 50.0);
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_opened_is_a_problem_of_the_configuration_and_not_of_another_tenant() {
+    let gateway = Site::new().start();
+    fs::write(gateway.site.path("file"), "").unwrap();
+    gateway.site.write(&gateway.site.config().replace("  alpha:\n", "  alpha:\n    log: file/a.log\n"));
+    let refused = gateway.admin("POST", "/reload").await;
+    assert_eq!(refused.status, 422);
+    let problem = refused.json()["problems"][0].as_str().unwrap().to_owned();
+    assert!(problem.contains("config.yaml:1") && problem.contains("file/a.log"), "{problem}");
+    assert_eq!(gateway.ask("beta", "u", "q").await["fallback"], false);
+}
