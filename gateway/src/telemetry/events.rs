@@ -7,6 +7,16 @@ use log::Level;
 use serde::{Serialize, Serializer};
 
 /// A log event. `event` in the JSON is its name, in snake case.
+///
+/// ```
+/// # use fengda::telemetry::Event;
+/// let event = Event::FlowRefused { tenant: "acme", problem: "main.lua:1: what the compiler says", serving: "the last good script" };
+/// ```
+/// What customers say fits into none of its fields:
+/// ```compile_fail,E0308
+/// # use fengda::telemetry::Event;
+/// let event = Event::FlowRefused { tenant: "acme", problem: &fengda_plugins::api::Text::from("hello"), serving: "the last good script" };
+/// ```
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event<'a> {

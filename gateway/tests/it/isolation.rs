@@ -437,3 +437,31 @@ async fn a_log_that_cannot_be_opened_is_a_problem_of_the_configuration_and_not_o
     assert!(problem.contains("config.yaml:1") && problem.contains("file/a.log"), "{problem}");
     assert_eq!(gateway.ask("beta", "u", "q").await["fallback"], false);
 }
+
+/// That a key comes from a tenant is the compiler's business (`plugins/src/api/misuse.rs`), that a tenant comes from the configuration is
+/// not: the gateway is another crate, so whatever it may call a plugin may, too.
+#[test]
+fn only_the_configuration_makes_tenants() {
+    fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let test = entry.file_stem().is_some_and(|name| ["tests", "testing", "conformance", "misuse"].iter().any(|test| name == *test));
+            match entry.is_dir() {
+                _ if test => {}
+                true => sources(&entry, found),
+                false => found.push(entry),
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = Vec::new();
+    for folder in ["plugins/src", "gateway/src"] {
+        sources(&root.join(folder), &mut files);
+    }
+    let makes = |file: &&PathBuf| {
+        let source = fs::read_to_string(file).unwrap();
+        source.split("#[cfg(test)]").next().unwrap().contains("from_config(")
+    };
+    let mut made: Vec<_> = files.iter().filter(makes).map(|file| file.strip_prefix(&root).unwrap().display().to_string()).collect();
+    made.sort();
+    assert_eq!(made, ["gateway/src/config/check/tenants.rs", "plugins/src/api/tenant.rs"]);
+}

@@ -16,6 +16,8 @@ mod build;
 mod call;
 mod clock;
 mod meter;
+#[cfg(doctest)]
+mod misuse;
 mod plugin;
 mod reject;
 mod request;
