@@ -271,10 +271,10 @@ impl Speaker {
     }
 
     /// Fills the cache, so that others' conversations leave it.
-    async fn crowd(&self) {
-        for n in 0..40 {
+    async fn crowd(&self, round: usize) {
+        for n in 0..16 {
             let query = format!("{} {}", self.word("crowd"), "x".repeat(12_000));
-            let reply = self.say(json!({ "query": query, "session_id": format!("{}{n}", self.word("session")) })).await;
+            let reply = self.say(json!({ "query": query, "session_id": format!("{}{round}-{n}", self.word("session")) })).await;
             assert_eq!(reply.status, 200);
         }
     }
@@ -341,7 +341,7 @@ async fn no_tenant_s_words_are_anywhere_but_with_that_tenant() {
             speaking.spawn(async move { speaker.talk(&format!("{SHARED}{round}")).await });
             speaking.spawn(async move { named.talk(&format!("{}{round}", named.word("session"))).await });
             speaking.spawn(async move { annoying.annoy().await });
-            speaking.spawn(async move { crowd.crowd().await });
+            speaking.spawn(async move { crowd.crowd(round).await });
         }
         gateway.look_at_admin().await; // a reload in between
         speaking.join_all().await;

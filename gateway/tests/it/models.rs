@@ -168,7 +168,7 @@ async fn a_streamed_answer_may_be_empty() {
 async fn a_call_that_its_own_turn_left_no_time_does_not_count_against_the_model() {
     let model = Model::start().await;
     let gateway =
-        Site::new().model(&model).breaker("{ failures: 1, timeout: 1500ms, retries: 0 }").extra("turn: { deadline: 100ms }").start();
+        Site::new().model(&model).breaker("{ failures: 1, timeout: 1500ms, retries: 0 }").extra("turn: { deadline: 500ms }").start();
     model.plan([Behaviour::Hold(Arc::default())]);
     assert_eq!(gateway.ask("alpha", "u", "q").await["fallback"], true);
     assert_eq!(gateway.ask("alpha", "u", "q").await["answer"], "0:q");
