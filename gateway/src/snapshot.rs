@@ -103,11 +103,17 @@ impl Snapshot {
         }
         let mut tenants = HashMap::new();
         let mut flows = BTreeMap::new();
+        let mut logs = HashMap::new();
         for tenant in &config.tenants {
             let before = previous.and_then(|p| p.tenants.get(&tenant.tenant));
             match TenantRuntime::build(tenant, &config.data, workshop, before.map(|b| &**b)) {
                 Ok((runtime, problem)) => {
-                    flows.insert(tenant.tenant.name().to_owned(), problem);
+                    let name = tenant.tenant.name();
+                    if let Some(other) = logs.insert(runtime.log.file_id(), name) {
+                        let problem = format!("the log {} leads to the file that `{other}` logs to", tenant.log.display());
+                        problems.push(config.locate_tenant(&tenant.tenant, problem));
+                    }
+                    flows.insert(name.to_owned(), problem);
                     tenants.insert(tenant.tenant.clone(), Arc::new(runtime));
                 }
                 Err(problem) => problems.push(config.locate_tenant(&tenant.tenant, problem)),

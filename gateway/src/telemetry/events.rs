@@ -183,3 +183,18 @@ impl Event<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_the_digits_that_mean_something() {
+        let (request_id, route, method) = ("r", "/", "GET");
+        let request = |ms| Event::Request { request_id, trace_id: None, route, tenant: None, method, status: 200, ms, code: None };
+        for (nanos, shown) in [(1_234_567, 1.235), (300, 0.0), (2_000_000_000, 2000.0)] {
+            let line = serde_json::to_string(&request(Duration::from_nanos(nanos))).unwrap();
+            assert!(line.contains(&format!("\"ms\":{shown:?},")) || line.contains(&format!("\"ms\":{shown:?}}}")), "{line}");
+        }
+    }
+}

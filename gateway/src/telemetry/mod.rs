@@ -10,5 +10,5 @@ mod timing;
 
 pub use events::Event;
 pub use metrics::Metrics;
-pub use sink::Sink;
+pub use sink::{FileId, Sink};
 pub use timing::{Laps, Timing, Waits};

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock,
@@ -32,8 +33,13 @@ struct Destination {
     /// Lines that wait for the writer; never more than `share`.
     queued: AtomicUsize,
     share: usize,
+    /// What tells its file from others, by whatever path it is reached.
+    file: Option<FileId>,
     target: Target,
 }
+
+/// Device and inode.
+pub type FileId = (u64, u64);
 
 #[derive(Debug)]
 enum Target {
@@ -62,7 +68,7 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 impl Sink {
     /// The process's standard error.
     pub fn stderr() -> Self {
-        Self::new(STDERR_SHARE, Target::Stderr)
+        Self::new(STDERR_SHARE, None, Target::Stderr)
     }
 
     /// Appends to a file; it and its folder are made if they are missing, for the gateway's user alone.
@@ -73,11 +79,18 @@ impl Sink {
         if let Some(folder) = path.parent() {
             private::create_folder(folder)?;
         }
-        Ok(Self::new(FILE_SHARE, Target::File(Mutex::new(LogFile::open(path, ROTATE_AT)?))))
+        let log = LogFile::open(path, ROTATE_AT)?;
+        let metadata = log.file.metadata()?;
+        Ok(Self::new(FILE_SHARE, Some((metadata.dev(), metadata.ino())), Target::File(Mutex::new(log))))
     }
 
-    fn new(share: usize, target: Target) -> Self {
-        Self(Arc::new(Destination { queued: AtomicUsize::new(0), share, target }))
+    fn new(share: usize, file: Option<FileId>, target: Target) -> Self {
+        Self(Arc::new(Destination { queued: AtomicUsize::new(0), share, file, target }))
+    }
+
+    /// The file it was opened on; none for standard error.
+    pub fn file_id(&self) -> Option<FileId> {
+        self.0.file
     }
 
     /// Queues a line, which must end in a newline. Never waits: with its sink's share used up the line is dropped and counted.
