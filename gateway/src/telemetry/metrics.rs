@@ -151,7 +151,8 @@ impl Metrics {
         let make = Maker(&meters);
         make.process();
         let (by_route, by_upstream) = (&["route", "tenant"], &["tenant", "upstream"]);
-        let overhead = "Of a request, from the head read to the first byte of the answer: without waits for the client, for the session's earlier messages and for upstreams.";
+        let overhead = "From the head read to the first byte of the answer, without the waits for the client's body, the session's earlier \
+                        messages and upstreams.";
         let sampled = "One plugin's part in a phase; one phase in 17 is timed.";
         let grown = "By how much a turn made its VM grow, garbage included.";
         let refused = "1 while the tenant's script is refused and its last good one, or the canned text, serves.";

@@ -28,7 +28,7 @@ impl Prometheus {
         let config = config.replace("127.0.0.1:9901", &gateway.running().admin.to_string()).replace("15s", "200ms");
         std::fs::write(folder.path().join("prometheus.yaml"), config).unwrap();
         std::fs::copy(root().join("deploy/prometheus/alerts.yaml"), folder.path().join("alerts.yaml")).unwrap();
-        // Prometheus does not say which port it got, so one is looked for; should somebody else take it meanwhile, the next try has another.
+        // It does not say which port it got, so one is looked for; should somebody else take it meanwhile, the next try has another.
         for _ in 0..5 {
             let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let mut command = Command::new(tool::find("prometheus"));

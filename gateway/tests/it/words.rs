@@ -1,7 +1,7 @@
 //! Words that give away whose they are, and finding them again in whatever comes out of a gateway.
 //!
-//! They are letters and digits, so that JSON, percent-encoding and `Debug` leave them as they are; hex, base64 and lists of bytes are looked
-//! for besides.
+//! They are letters and digits, so that JSON, percent-encoding and `Debug` leave them as they are; hex, base64 and lists of bytes
+//! are looked for besides.
 
 use std::collections::BTreeSet;
 
