@@ -43,17 +43,19 @@ pub async fn serve(metrics: &Metrics, snapshot: &Arc<Snapshot>, down: &mut Downs
     let _ = match (method, &query.session_id) {
         (Method::GET, id) => {
             let key = session(id.as_deref().unwrap_or(DEFAULT_SESSION))?;
-            let state = in_time(patience, &store.read, phase.history(&key)).await.map_err(|e| store_failed(down, "history", &e))?;
+            let state = in_time(patience, &store.read, phase.history(&key)).await.map_err(|e| store_failed(metrics, down, "read", &e))?;
             down.json(StatusCode::OK, &Body::of(&key, &state, &query)).await
         }
         // A mistyped `session_id` must not erase everything.
         (Method::DELETE, _) if query.other => return Err(bad("DELETE takes `session_id` and nothing else".into())),
         (Method::DELETE, Some(id)) => {
-            in_time(patience, &store.erase, phase.erase_session(&session(id)?)).await.map_err(|e| store_failed(down, "erase", &e))?;
+            in_time(patience, &store.erase, phase.erase_session(&session(id)?))
+                .await
+                .map_err(|e| store_failed(metrics, down, "erase", &e))?;
             down.no_content().await
         }
         (Method::DELETE, None) => {
-            in_time(patience, &store.erase, phase.erase_user(&user)).await.map_err(|e| store_failed(down, "erase", &e))?;
+            in_time(patience, &store.erase, phase.erase_user(&user)).await.map_err(|e| store_failed(metrics, down, "erase", &e))?;
             down.no_content().await
         }
         _ => {
@@ -86,7 +88,8 @@ async fn in_time<T>(patience: Duration, seconds: &Histogram, step: impl Future<O
     tokio::time::timeout(patience, step).await.unwrap_or_else(|_| Err(TurnError::Unavailable("no answer in time".into())))
 }
 
-fn store_failed(down: &Downstream, step: &str, error: &TurnError) -> Reject {
+fn store_failed(metrics: &Metrics, down: &Downstream, step: &str, error: &TurnError) -> Reject {
+    metrics.store_failures.with_label_values(&[step]).inc();
     let tenant = down.ctx.tenant().map_or("-", |t| t.name());
     let request_id = down.ctx.request_id.as_str();
     logger::emit(&Event::ContextFailed { tenant, request_id, step, error: error.to_string() });

@@ -83,7 +83,7 @@ pub enum Event<'a> {
         tenant: &'a str,
         /// The request's id.
         request_id: &'a str,
-        /// Which step: `begin`, `commit`, `history` or `erase`.
+        /// Which step: `begin`, `commit`, `read` or `erase`.
         step: &'a str,
         /// The store's own words; it knows no tenant text.
         error: String,

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub upstream_seconds: HistogramVec,
     /// Seconds of the store's part in a request, by step.
     pub store_seconds: StoreSeconds,
+    /// Steps that the store failed, by step.
+    pub store_failures: IntCounterVec,
     /// Turns whose client had seen more than the store holds, by tenant.
     pub gaps: IntCounterVec,
     /// Reloads.
@@ -193,6 +195,7 @@ impl Metrics {
                 &LATENCY,
             ),
             store_seconds: make.store_seconds(),
+            store_failures: make.counter("fengda_store_failures_total", "Steps that the store failed or did not end in time.", &["step"]),
             gaps: make.counter("fengda_context_gaps_total", "Turns whose client had seen more than the store holds.", &["tenant"]),
             reloads: make.reloads(),
             meters,

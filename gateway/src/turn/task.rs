@@ -262,6 +262,7 @@ impl Task {
     }
 
     fn store_failed(&self, step: &str, error: &TurnError, refused: Refused) -> Refused {
+        self.gateway.metrics.store_failures.with_label_values(&[step]).inc();
         let tenant = self.tenant.tenant.name();
         logger::emit(&Event::ContextFailed { tenant, request_id: &self.message.request_id, step, error: error.to_string() });
         refused

@@ -245,6 +245,9 @@ async fn a_damaged_record_costs_only_its_conversation() {
     let reply = gateway.say("alpha", "hurt", json!({ "query": "q" })).await;
     assert!(reply.error(503, "context_unavailable").contains("damaged"));
     gateway.history("GET", "alpha", "hurt", "").await.error(503, "context_unavailable");
+    for step in ["begin", "read"] {
+        assert_eq!(gateway.metric(&format!("fengda_store_failures_total{{step=\"{step}\"}}")).await, 1.0, "{step}");
+    }
     assert_eq!(gateway.ask("alpha", "whole", "q").await["seq"], 2);
     assert_eq!(gateway.ask("beta", "hurt", "q").await["seq"], 1);
     let session = gateway.say("alpha", "hurt", json!({ "query": "q", "session_id": "another" })).await;

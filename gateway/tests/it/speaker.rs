@@ -108,6 +108,8 @@ impl Speaker {
         {
             only(Some(self.tenant), client::raw(self.public, bytes.as_bytes()).await.as_bytes(), "an answer to bytes");
         }
+        let reply = client::http2(self.public, self.request("POST", "/v1/chat", word.clone())).await;
+        only(Some(self.tenant), format!("{reply:?}").as_bytes(), "an answer over HTTP/2");
         let mut tripping = self.request("POST", "/v1/chat", "{}");
         tripping.headers_mut().insert("x-trip", HeaderValue::from_str(&word).unwrap());
         let mut connection = client::Http1::connect(self.public).await;
