@@ -94,7 +94,8 @@ impl Gateway {
         gateway
     }
 
-    /// Tells the metrics which configuration is in force, and drops the series of what it no longer has.
+    /// Tells the metrics which configuration is in force, and drops the series of what it no longer has. A request that is still under
+    /// way may bring one back; the next reload drops it again.
     fn put_on_record(&self, snapshot: &Snapshot) {
         let (Metrics { reloads, flow_refused, .. }, config) = (&*self.metrics, &snapshot.config);
         reloads.generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{
     client,
     harness::{Site, post},
+    metrics::counted,
     model::{Behaviour, Model},
 };
 
@@ -26,6 +27,7 @@ async fn health_status_and_metrics_are_on_the_admin_listener_only() {
         (&status["generation"], &status["draining"], &status["flows"]),
         (&json!(1), &json!(false), &json!({ "alpha": "ok", "beta": "ok" }))
     );
+    counted(&gateway, "alpha", 1).await;
     let metrics = gateway.admin("GET", "/metrics").await;
     assert_eq!(metrics.headers["content-type"], "text/plain; version=0.0.4");
     for line in [
