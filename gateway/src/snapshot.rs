@@ -120,7 +120,7 @@ impl Snapshot {
             }
         }
         if !problems.is_empty() {
-            return Err(problems.into());
+            return Err(Diagnostics::new(problems, config.files));
         }
         let generation = previous.map_or(1, |p| p.generation + 1);
         Ok(Self { generation, config, routes, tenants, upstreams, instances, flows })

@@ -2,7 +2,13 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use super::{Source, env::Unfilled, marks::Mark, path::Path, wording::Wording};
+use super::{
+    Source,
+    env::Unfilled,
+    marks::{Flaw, Mark},
+    path::Path,
+    wording::Wording,
+};
 
 /// One problem, with its place and a way out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,14 +32,24 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// All problems of a configuration, in the order of the file, none twice. `Display` gives each its own line.
+/// All problems of a configuration, in the order of its files, none twice. `Display` gives each its own line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Diagnostics(Vec<Diagnostic>);
+pub struct Diagnostics {
+    all: Vec<Diagnostic>,
+    /// See [`Config::files`](super::Config::files): one of them has to change before it makes sense to try again.
+    pub files: Vec<PathBuf>,
+}
 
 impl Diagnostics {
+    pub(crate) fn new(mut all: Vec<Diagnostic>, files: Vec<PathBuf>) -> Self {
+        all.sort();
+        all.dedup();
+        Self { all, files }
+    }
+
     /// The problems.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
-        self.0.iter()
+        self.all.iter()
     }
 }
 
@@ -46,17 +62,9 @@ impl<'a> IntoIterator for &'a Diagnostics {
     }
 }
 
-impl From<Vec<Diagnostic>> for Diagnostics {
-    fn from(mut all: Vec<Diagnostic>) -> Self {
-        all.sort();
-        all.dedup();
-        Self(all)
-    }
-}
-
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, diagnostic) in self.0.iter().enumerate() {
+        for (i, diagnostic) in self.all.iter().enumerate() {
             write!(f, "{}{diagnostic}", if i == 0 { "" } else { "\n" })?;
         }
         Ok(())
@@ -71,11 +79,14 @@ pub(super) struct Report {
     /// Values that could not be read: nothing said about them or what is around them would be worth reading.
     unread: Vec<Path>,
     found: Vec<Diagnostic>,
+    /// What the configuration is made of: see [`Config::files`](super::Config::files).
+    files: Vec<PathBuf>,
 }
 
 impl Report {
     pub(super) fn new(source: Source, unfilled: Vec<(Path, Unfilled)>) -> Self {
-        let mut report = Self { source: Arc::new(source), unread: Vec::new(), found: Vec::new() };
+        let files = source.files.clone();
+        let mut report = Self { source: Arc::new(source), unread: Vec::new(), found: Vec::new(), files };
         for (path, why) in unfilled {
             report.unreadable(path, Wording { message: why.to_string(), hint: Some(why.hint()), about_key: false });
         }
@@ -87,6 +98,17 @@ impl Report {
         let mark = if wording.about_key { self.source.marks.key_place(&path) } else { self.source.marks.place(&path) };
         self.push(mark, wording.message, wording.hint);
         self.unread.push(path);
+    }
+
+    /// Something of a file that is no plain YAML, or not what it should be as a whole.
+    pub(super) fn flaw(&mut self, path: Path, flaw: Flaw) {
+        self.push(flaw.mark, flaw.message, flaw.hint);
+        self.unread.push(path);
+    }
+
+    /// Notes that a file is part of the configuration, whether it is there or not: when it changes, the configuration does.
+    pub(super) fn depends_on(&mut self, file: PathBuf) {
+        self.files.push(file);
     }
 
     /// The values that could not be read so far.
@@ -114,9 +136,10 @@ impl Report {
         if self.source.hides(path) { "‹from the environment›".to_owned() } else { format!("`{value}`") }
     }
 
-    /// What was found, if anything was.
-    pub(super) fn finish(self) -> Result<(), Diagnostics> {
-        if self.found.is_empty() { Ok(()) } else { Err(self.found.into()) }
+    /// The files that the configuration is made of, or what was found wrong, if anything was.
+    pub(super) fn finish(self) -> Result<Vec<PathBuf>, Diagnostics> {
+        let Self { found, files, .. } = self;
+        if found.is_empty() { Ok(files) } else { Err(Diagnostics::new(found, files)) }
     }
 
     fn push(&mut self, mark: Mark, message: String, hint: Option<String>) {
@@ -125,9 +148,9 @@ impl Report {
 }
 
 impl Source {
-    /// A problem at a place of this file.
+    /// A problem at a place of one of its files.
     pub(super) fn diagnostic(&self, mark: Mark, message: String, hint: Option<String>) -> Diagnostic {
-        Diagnostic { file: self.file.clone(), line: mark.line, column: mark.column, message, hint }
+        Diagnostic { file: self.files[mark.file].clone(), line: mark.line, column: mark.column, message, hint }
     }
 
     /// Whether the value at this path must not be shown.

@@ -37,6 +37,7 @@ pub(super) fn read_in(tenants: &mut BTreeMap<String, Option<raw::Tenant>>, repor
             };
             let place = Path::parse("tenants").at(name.as_str()).at("keys").at(i).at("public_key");
             let file = report.source.resolve(FilePath::new(key));
+            report.depends_on(file.clone());
             match text(&file) {
                 Ok(text) => {
                     key.clone_from(&text);

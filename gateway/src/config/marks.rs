@@ -16,21 +16,24 @@ const MAX_DEPTH: usize = 32;
 /// Most values; at about 150 bytes each this bounds the memory.
 const MAX_VALUES: usize = 50_000;
 
-/// A place in the file: line and column, both from 1, columns in characters.
+/// A place in a file: line and column, both from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mark {
+    /// Index of the file in [`Source::files`](super::Source); 0 is the main one, and any that is parsed.
+    pub(super) file: usize,
     pub(super) line: usize,
     pub(super) column: usize,
 }
 
 impl Mark {
-    pub(super) const START: Self = Self { line: 1, column: 1 };
+    pub(super) const START: Self = Self { file: 0, line: 1, column: 1 };
 
     /// The place of a byte of the text; for what is found without a parser.
     pub(super) fn of_byte(text: &[u8], offset: usize) -> Self {
         let before = &text[..offset];
         let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
         Self {
+            file: 0,
             line: 1 + before.iter().filter(|b| **b == b'\n').count(),
             column: 1 + String::from_utf8_lossy(&before[line_start..]).chars().count(),
         }
@@ -39,7 +42,7 @@ impl Mark {
 
 impl From<Marker> for Mark {
     fn from(m: Marker) -> Self {
-        Self { line: m.line(), column: m.col() + 1 }
+        Self { file: 0, line: m.line(), column: m.col() + 1 }
     }
 }
 
@@ -74,12 +77,42 @@ enum Children {
 }
 
 impl Node {
+    /// What is below it; of a value that was left out, nothing yet.
+    fn map(&mut self) -> &mut BTreeMap<String, Self> {
+        if !matches!(self.children, Children::Map(_)) {
+            self.children = Children::Map(BTreeMap::new());
+        }
+        match &mut self.children {
+            Children::Map(map) => map,
+            Children::Seq(_) | Children::None => unreachable!("made a mapping above"),
+        }
+    }
+
+    fn move_to(&mut self, file: usize) {
+        self.value.file = file;
+        if let Some(key) = &mut self.key {
+            key.file = file;
+        }
+        match &mut self.children {
+            Children::None => {}
+            Children::Map(map) => map.values_mut().for_each(|below| below.move_to(file)),
+            Children::Seq(seq) => seq.iter_mut().for_each(|below| below.move_to(file)),
+        }
+    }
+
     fn below(&self, step: &Step) -> Option<&Self> {
         match (&self.children, step) {
             (Children::Map(map), Step::Key(key)) => map.get(key),
             (Children::Seq(seq), Step::Index(index)) => seq.get(*index),
             _ => None,
         }
+    }
+}
+
+/// Nothing is anywhere.
+impl Default for Marks {
+    fn default() -> Self {
+        Self(scalar(Mark::START, true))
     }
 }
 
@@ -105,7 +138,23 @@ impl Marks {
             };
             step.map_err(|flaw| vec![flaw])?;
         }
-        if build.twice.is_empty() { Ok(Self(build.root.unwrap_or_else(|| scalar(Mark::START, true)))) } else { Err(build.twice) }
+        if build.twice.is_empty() { Ok(build.root.map_or_else(Self::default, Self)) } else { Err(build.twice) }
+    }
+
+    /// Puts the entries of another file into the mapping `under` of this one. The names of those that are there already are returned,
+    /// each with its place in the other file and the place of the first.
+    pub(super) fn graft(&mut self, under: &str, mut other: Self, file: usize) -> Vec<(String, Mark, Mark)> {
+        other.0.move_to(file);
+        let Children::Map(entries) = other.0.children else { return Vec::new() };
+        let into = self.0.map().entry(under.to_owned()).or_insert_with(|| scalar(Mark::START, true)).map();
+        let mut twice = Vec::new();
+        for (name, node) in entries {
+            match into.get(&name) {
+                Some(first) => twice.push((name, node.key.unwrap_or(node.value), first.key.unwrap_or(first.value))),
+                None => _ = into.insert(name, node),
+            }
+        }
+        twice
     }
 
     /// Whether the file says anything at this path.
@@ -151,7 +200,7 @@ fn tab(text: &str, at: Mark) -> Option<Mark> {
     let lines = text.lines().enumerate().skip(at.line - 1).filter(|(i, line)| i + 1 == at.line || !line.trim_start().is_empty());
     lines.take(2).find_map(|(i, line)| {
         let indent = line.len() - line.trim_start().len();
-        line[..indent].find('\t').map(|before| Mark { line: i + 1, column: 1 + line[..before].chars().count() })
+        line[..indent].find('\t').map(|before| Mark { file: 0, line: i + 1, column: 1 + line[..before].chars().count() })
     })
 }
 
@@ -293,7 +342,7 @@ mod tests {
         assert_eq!([place("a"), place("b"), place("b[0]"), place("b[1]")], [(2, 4), (3, 1), (4, 5), (5, 5)]);
         assert_eq!([place("b[1].k"), place("b[1].k[1]"), place("键")], [(5, 6), (5, 13), (6, 4)]);
         assert_eq!([place("b[1].none.x"), place("zzz"), place("")], [(5, 5), (2, 1), (2, 1)], "the nearest around it");
-        assert_eq!(marks.key_place(&Path::parse("a")), Mark { line: 2, column: 1 });
+        assert_eq!(marks.key_place(&Path::parse("a")), Mark { file: 0, line: 2, column: 1 });
         assert!(marks.plain(&Path::parse("b[1].k[0]")) && !marks.plain(&Path::parse("b[1].k[1]")));
         assert!(marks.has(&Path::parse("b[1].k")) && !marks.has(&Path::parse("b[2]")));
     }

@@ -1,8 +1,9 @@
-//! The configuration file: what an operator wrote, turned once into a [`Config`] that proves it makes sense.
+//! The configuration: what an operator wrote, turned once into a [`Config`] that proves it makes sense.
 //!
 //! | step | module | refuses |
 //! |---|---|---|
 //! | text → `marks` | where every value stands | what is no plain YAML, duplicate keys, bombs |
+//! | `tenants_d` → tree | the tenants of other files, in their place | the same for each file, a tenant twice |
 //! | tree → `env` | `${NAME}` in string values | names that are not set |
 //! | tree → `raw` | typed as written, defaults filled in | unknown keys, wrong types |
 //! | raw → `keys` | the text of key files in the place of their paths | what cannot be read |
@@ -35,6 +36,7 @@ mod raw;
 mod read;
 mod reload;
 mod schema;
+mod tenants_d;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -43,7 +45,7 @@ mod wording;
 
 use diagnostic::Report;
 pub use diagnostic::{Diagnostic, Diagnostics};
-use marks::{MAX_BYTES, Marks};
+use marks::{Flaw, MAX_BYTES, Mark, Marks};
 pub use schema::schema;
 pub use types::{AnswerUpstream, ChainEntry, Durability, Endpoint, FlowLimits, Limits, Log, Route, Store, Target, TenantConfig, Upstream};
 
@@ -80,12 +82,15 @@ pub struct Config {
     /// Tells two configurations apart, environment and key files included: 32 hex digits, the same on every replica. Gives no
     /// secret away that is too long to be guessed.
     pub hash: String,
+    /// All files it is made of: itself, those of `tenants.d`, flows, keys. A change of one makes another configuration.
+    pub files: Vec<PathBuf>,
     source: Arc<Source>,
 }
 
-/// The file a configuration came from, for the problems that plugins find later.
+/// The files a configuration came from, for the problems that plugins find later.
 struct Source {
-    file: PathBuf,
+    /// The main one, and those of `tenants.d`.
+    files: Vec<PathBuf>,
     marks: Marks,
     /// Values that hold something from the environment: maybe a secret, so never shown.
     hidden: Vec<path::Path>,
@@ -93,14 +98,14 @@ struct Source {
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())
+        write!(f, "{}", self.files[0].display())
     }
 }
 
 impl Source {
-    /// A path of the file, seen from where the process runs.
+    /// A path in any of the files, seen from where the process runs: they are all relative to the main one.
     fn resolve(&self, path: &Path) -> PathBuf {
-        self.file.parent().unwrap_or(Path::new("")).join(path.strip_prefix(".").unwrap_or(path))
+        self.files[0].parent().unwrap_or(Path::new("")).join(path.strip_prefix(".").unwrap_or(path))
     }
 }
 
@@ -114,7 +119,7 @@ fn missing(error: &std::io::Error) -> &'static str {
 }
 
 impl Config {
-    /// Reads and checks a file. Relative paths in it are relative to its directory.
+    /// Reads and checks a file, and the tenants in `tenants.d` beside it. Relative paths in all of them are relative to its directory.
     ///
     /// # Errors
     /// Everything that is wrong with it.
@@ -123,14 +128,10 @@ impl Config {
         let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
         match std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
             Ok(_) => Self::read(&bytes, path, env, registry),
-            Err(e) => Err(vec![Diagnostic {
-                file: path.to_owned(),
-                line: 1,
-                column: 1,
-                message: format!("cannot be read: {e}"),
-                hint: Some(missing(&e).to_owned()),
-            }]
-            .into()),
+            Err(e) => {
+                let flaw = Flaw::new(Mark::START, format!("cannot be read: {e}"), missing(&e));
+                Err(unparsed(path, vec![flaw]))
+            }
         }
     }
 
@@ -143,16 +144,25 @@ impl Config {
     }
 
     fn read(bytes: &[u8], path: &Path, env: Env<'_>, registry: &Registry) -> Result<Self, Diagnostics> {
-        let (marks, mut tree) = read::tree(bytes, path)?;
+        let (mut marks, mut tree) = read::parse(bytes).map_err(|flaws| unparsed(path, flaws))?;
+        let parts = tenants_d::read_in(path, &mut tree, &mut marks);
         let expanded = env::expand(&mut tree, &marks, env);
-        let source = Source { file: path.to_owned(), marks, hidden: expanded.paths };
-        let mut report = Report::new(source, expanded.problems);
+        let mut report = Report::new(Source { files: parts.files, marks, hidden: expanded.paths }, expanded.problems);
+        for (place, flaw) in parts.flaws {
+            report.flaw(place, flaw);
+        }
         let mut raw = read::typed(tree, &mut report);
         let key_files = keys::read_in(&mut raw.tenants, &mut report);
-        let hash =
-            hash::of(bytes, &[expanded.used, key_files.iter().map(|key| (key.place.to_string(), key.text.clone())).collect()].concat());
-        let config = check::check(raw, &key_files, hash, registry, &mut report);
-        report.finish()?;
+        let key_texts = key_files.iter().map(|key| (key.place.to_string(), key.text.clone())).collect();
+        let hash = hash::of(bytes, &[parts.texts, expanded.used, key_texts].concat());
+        let mut config = check::check(raw, &key_files, hash, registry, &mut report);
+        config.files = report.finish()?;
         Ok(config)
     }
+}
+
+fn unparsed(path: &Path, flaws: Vec<Flaw>) -> Diagnostics {
+    let source = Source { files: vec![path.to_owned()], marks: Marks::default(), hidden: Vec::new() };
+    let found: Vec<_> = flaws.into_iter().map(|flaw| source.diagnostic(flaw.mark, flaw.message, flaw.hint)).collect();
+    Diagnostics::new(found, source.files)
 }

@@ -1,11 +1,8 @@
 //! From bytes to the typed [`Raw`]: goes on after each thing that does not fit, by cutting it out, so that all of them are found.
 
-use std::path::Path as FilePath;
-
 use serde_yaml::{Mapping, Value};
 
 use super::{
-    Diagnostic, Diagnostics,
     diagnostic::Report,
     marks::{Flaw, MAX_BYTES, Mark, Marks},
     path::{Path, Step},
@@ -20,20 +17,7 @@ const MAX_PROBLEMS: usize = 100;
 ///
 /// # Errors
 /// It is no plain YAML.
-pub(super) fn tree(bytes: &[u8], file: &FilePath) -> Result<(Marks, Value), Diagnostics> {
-    parse(bytes).map_err(|flaws| {
-        let diagnostic = |flaw: Flaw| Diagnostic {
-            file: file.to_owned(),
-            line: flaw.mark.line,
-            column: flaw.mark.column,
-            message: flaw.message,
-            hint: flaw.hint,
-        };
-        flaws.into_iter().map(diagnostic).collect::<Vec<_>>().into()
-    })
-}
-
-fn parse(bytes: &[u8]) -> Result<(Marks, Value), Vec<Flaw>> {
+pub(super) fn parse(bytes: &[u8]) -> Result<(Marks, Value), Vec<Flaw>> {
     if bytes.len() > MAX_BYTES {
         return Err(vec![Flaw::new(Mark::START, "the file is longer than 1MiB", None)]);
     }
@@ -44,7 +28,7 @@ fn parse(bytes: &[u8]) -> Result<(Marks, Value), Vec<Flaw>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let marks = Marks::parse(text)?;
     let value = serde_yaml::from_str(text).map_err(|e| {
-        let mark = e.location().map_or(Mark::START, |at| Mark { line: at.line(), column: at.column() });
+        let mark = e.location().map_or(Mark::START, |at| Mark { line: at.line(), column: at.column(), ..Mark::START });
         vec![Flaw::new(mark, format!("not valid YAML: {e}"), None)]
     })?;
     Ok((marks, text_keys(value)))

@@ -18,7 +18,7 @@ impl Config {
             ("store", self.store != running.store),
         ];
         let problems: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| self.needs_restart(key)).collect();
-        if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
+        if problems.is_empty() { Ok(()) } else { Err(Diagnostics::new(problems, self.files.clone())) }
     }
 
     /// A problem with something of a tenant that shows only when it is used, such as its log.

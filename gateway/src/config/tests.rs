@@ -32,10 +32,10 @@ fn registry() -> Registry {
 }
 
 /// A directory with the flows that the tests' tenants name; gone when dropped.
-struct Dir(PathBuf);
+pub(super) struct Dir(pub(super) PathBuf);
 
 impl Dir {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let dir = std::env::temp_dir().join(format!("fengda-config-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         for tenant in ["acme-shop", "harbor-bank"] {
@@ -45,7 +45,7 @@ impl Dir {
         Self(dir)
     }
 
-    fn parse(&self, text: &str, env: &[(&str, &str)]) -> Result<Config, Diagnostics> {
+    pub(super) fn parse(&self, text: &str, env: &[(&str, &str)]) -> Result<Config, Diagnostics> {
         let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
         Config::parse(text, &self.0.join("config.yaml"), &env, &registry())
     }

@@ -36,8 +36,8 @@ fn taken(tenants: &[TenantConfig], data: &FilePath, key_files: &[KeyFile], repor
     let mut taken = vec![
         (normal(&data.join("context")), "the stored conversations".to_owned()),
         (normal(&data.join("flows")), "the last good flows".to_owned()),
-        (normal(&report.source.file), "the configuration file".to_owned()),
     ];
+    taken.extend(report.source.files.iter().map(|file| (normal(file), "the configuration file".to_owned())));
     let flow = |of: &TenantConfig| (normal(&of.flow), format!("the flow of `{}`", of.tenant.name()));
     taken.extend(tenants.iter().filter(|of| !of.flow.as_os_str().is_empty()).map(flow));
     taken.extend(key_files.iter().map(|key| (normal(&key.path), format!("a key file of `{}`", key.tenant))));

@@ -65,6 +65,7 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], hash: String, registry: &Re
         tenants,
         log: raw.log,
         hash,
+        files: Vec::new(),
         source: Arc::clone(&report.source),
     }
 }

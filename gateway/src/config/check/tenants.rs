@@ -56,6 +56,7 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
     within(report, limits.at("memory"), raw.flow_limits.memory, MIB..=1024 * MIB, "1MiB to 1GiB");
     within(report, limits.at("output"), raw.flow_limits.output, 64..=4 * MIB, "64B to 4MiB");
     let flow = raw.flow.as_ref().map(|flow| report.source.resolve(flow));
+    flow.iter().for_each(|flow| report.depends_on(flow.clone()));
     match &flow {
         None => report.add(path, format!("tenant `{name}` has no `flow`"), format!("flow: tenant-flows/{name}/main.lua")),
         Some(flow) if !flow.is_file() => {
