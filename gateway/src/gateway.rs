@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
@@ -16,6 +16,7 @@ use crate::{
     snapshot::{Snapshot, Workshop},
     telemetry::{Event, Metrics, logger, series::RouteMetrics},
     turn::{Lanes, Outcome},
+    watch::Look,
 };
 
 /// Reads an environment variable; a parameter so that tests need not change the process's.
@@ -40,7 +41,15 @@ pub struct Gateway {
     path: PathBuf,
     environment: Environment,
     workshop: Workshop,
-    reloading: Mutex<()>,
+    reloading: Mutex<Attempt>,
+}
+
+/// The last configuration that was read, in force or not.
+struct Attempt {
+    /// Its files, as they were when they were read.
+    read: Look,
+    /// Why it was refused, if it was.
+    refused: Option<Diagnostics>,
 }
 
 /// What a reload did, as `POST /reload` answers it.
@@ -67,8 +76,8 @@ impl Reloaded {
 }
 
 impl Gateway {
-    /// Puts a first snapshot in force. `path` and `environment` are where reloads read from.
-    pub fn new(snapshot: Snapshot, workshop: Workshop, path: PathBuf, environment: Environment) -> Arc<Self> {
+    /// Puts a first snapshot in force. `path` and `environment` are where reloads read from, `read` are the files as they were for this one.
+    pub fn new(snapshot: Snapshot, workshop: Workshop, path: PathBuf, environment: Environment, read: Look) -> Arc<Self> {
         let no_route = RouteMetrics::new(workshop.metrics.clone(), "-".into());
         let gateway = Arc::new(Self {
             lanes: Lanes::new(),
@@ -81,16 +90,16 @@ impl Gateway {
             path,
             environment,
             workshop,
-            reloading: Mutex::new(()),
+            reloading: Mutex::new(Attempt { read, refused: None }),
         });
         gateway.put_on_record(&gateway.snapshot.load());
-        let read = |read: fn(&Self) -> usize| {
+        let count = |count: fn(&Self) -> usize| {
             let gateway = Arc::downgrade(&gateway);
-            move || gateway.upgrade().map_or(0, |gateway| read(&gateway))
+            move || gateway.upgrade().map_or(0, |gateway| count(&gateway))
         };
         let metrics = &gateway.metrics;
-        metrics.watch("fengda_in_flight", "Requests and turns in flight.", read(|g| g.work.len()));
-        metrics.watch("fengda_session_messages", "Messages of sessions, running and waiting for their turn.", read(|g| g.lanes.len()));
+        metrics.watch("fengda_in_flight", "Requests and turns in flight.", count(|g| g.work.len()));
+        metrics.watch("fengda_session_messages", "Messages of sessions, running and waiting for their turn.", count(|g| g.lanes.len()));
         gateway
     }
 
@@ -118,30 +127,62 @@ impl Gateway {
     /// # Errors
     /// Everything that is wrong; the configuration in force stays.
     pub fn reload(&self) -> Result<Reloaded, Diagnostics> {
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let before = self.snapshot.load_full();
-        let built = Config::load(&self.path, &*self.environment, &self.workshop.registry)
-            .and_then(|config| config.check_reload(&before.config).map(|()| config))
-            .and_then(|config| Snapshot::build(config, &self.workshop, Some(&before)));
-        match built {
-            Ok(snapshot) => {
-                let snapshot = Arc::new(snapshot);
-                self.snapshot.store(snapshot.clone());
-                logger::init(snapshot.config.log.level);
-                let report = Reloaded::of(&snapshot);
-                self.metrics.reloads.results.with_label_values(&["applied"]).inc();
-                self.put_on_record(&snapshot);
-                let broken_flows = snapshot.flows.iter().filter(|(_, p)| p.is_some()).map(|(t, _)| t.as_str()).collect();
-                logger::emit(&Event::Reloaded { generation: report.generation, config_hash: &report.config_hash, broken_flows });
-                Ok(report)
-            }
-            Err(problems) => {
-                self.metrics.reloads.results.with_label_values(&["refused"]).inc();
-                self.metrics.reloads.last_successful.set(0);
-                let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                logger::emit(&Event::ReloadRefused { problems: &lines });
-                Err(problems)
-            }
+        let mut attempt = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let built = self.build(&mut attempt);
+        match &built {
+            Ok(snapshot) => self.put_in_force(snapshot),
+            Err(problems) => self.refuse(problems),
         }
+        attempt.refused = built.as_ref().err().cloned();
+        built.map(|snapshot| Reloaded::of(&snapshot))
+    }
+
+    /// The same for files that may have changed: what is in force already is left alone, and what was refused is not refused again.
+    pub fn reload_if_changed(&self) {
+        let mut attempt = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let built = self.build(&mut attempt);
+        match &built {
+            Ok(snapshot) if snapshot.is_same_as(&self.snapshot.load()) => self.metrics.reloads.last_successful.set(1),
+            Ok(snapshot) => self.put_in_force(snapshot),
+            Err(problems) if attempt.refused.as_ref() == Some(problems) => {}
+            Err(problems) => self.refuse(problems),
+        }
+        attempt.refused = built.err();
+    }
+
+    /// The files that the configuration is made of, or would be if it were not refused: as they are now, and as they were when they
+    /// were read.
+    pub fn look(&self) -> (Look, Look) {
+        let read = self.reloading.lock().unwrap_or_else(PoisonError::into_inner).read.clone();
+        (Look::at(read.files().chain(Config::listed(&self.path))), read)
+    }
+
+    fn build(&self, attempt: &mut Attempt) -> Result<Arc<Snapshot>, Diagnostics> {
+        let before = self.snapshot.load_full();
+        let listed = Config::listed(&self.path);
+        let read = Look::at(attempt.read.files().chain(listed.clone()));
+        let loaded = Config::load(&self.path, &*self.environment, &self.workshop.registry);
+        let files = loaded.as_ref().map_or_else(|problems| &problems.files, |config| &config.files);
+        attempt.read = read.then_at(files.iter().cloned().chain(listed));
+        loaded
+            .and_then(|config| config.check_reload(&before.config).map(|()| config))
+            .and_then(|config| Snapshot::build(config, &self.workshop, Some(&before)))
+            .map(Arc::new)
+    }
+
+    fn put_in_force(&self, snapshot: &Arc<Snapshot>) {
+        self.snapshot.store(snapshot.clone());
+        logger::init(snapshot.config.log.level);
+        self.metrics.reloads.results.with_label_values(&["applied"]).inc();
+        self.put_on_record(snapshot);
+        let broken_flows = snapshot.flows.iter().filter(|(_, p)| p.is_some()).map(|(t, _)| t.as_str()).collect();
+        logger::emit(&Event::Reloaded { generation: snapshot.generation, config_hash: &snapshot.config.hash, broken_flows });
+    }
+
+    fn refuse(&self, problems: &Diagnostics) {
+        self.metrics.reloads.results.with_label_values(&["refused"]).inc();
+        self.metrics.reloads.last_successful.set(0);
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        logger::emit(&Event::ReloadRefused { problems: &lines });
     }
 }

@@ -23,3 +23,4 @@ pub mod tokens;
 mod try_page;
 pub mod turn;
 pub mod upstream;
+pub mod watch;

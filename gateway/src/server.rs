@@ -29,6 +29,7 @@ use crate::{
     registry,
     snapshot::{Snapshot, Workshop},
     telemetry::{Event, Metrics, Sink, logger},
+    watch::{Look, watch_files},
 };
 
 /// How long a thread lives on after its last request, for answers that are still on their way out.
@@ -99,7 +100,9 @@ pub struct Running {
 pub fn start(options: Options) -> Result<Running, StartError> {
     let slot = Slot::default();
     let registry = registry::builtin(&slot, options.plugins);
+    let read = Look::at(Config::listed(&options.config));
     let config = Config::load(&options.config, &*options.environment, &registry)?;
+    let read = read.then_at(config.files.iter().cloned());
     logger::init(config.log.level);
     let workshop = Workshop { registry, clock: options.clock.clone(), metrics: Arc::new(Metrics::new()) };
     let (public_socket, public) = bind("listen", config.listen)?;
@@ -108,12 +111,13 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     slot.set(context.clone()).ok().expect("the slot was made above");
     let threads = config.threads;
     let snapshot = Snapshot::build(config, &workshop, None)?;
-    let gateway = Gateway::new(snapshot, workshop, options.config, options.environment);
+    let gateway = Gateway::new(snapshot, workshop, options.config, options.environment, read);
     let (stop_serving, serving) = watch::channel(false);
     let (stop_admin, administering) = watch::channel(false);
     let control = Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
     let admin_app = Admin::new(gateway.clone(), serving.clone());
     control.spawn(listen("admin".into(), admin_app, admin_socket, administering));
+    control.spawn(watch_files(gateway.clone()));
     let mut running = Running { public, admin, gateway, context, control, stop_serving, stop_admin, threads: Vec::with_capacity(threads) };
     for index in 0..threads {
         let socket = public_socket.try_clone()?;

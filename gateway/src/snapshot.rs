@@ -126,6 +126,15 @@ impl Snapshot {
         Ok(Self { generation, config, routes, tenants, upstreams, instances, flows })
     }
 
+    /// Whether it was built from the same as another, files included.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let script = |(tenant, runtime): (&Tenant, &Arc<TenantRuntime>)| {
+            let other = other.tenants.get(tenant).and_then(|other| other.script.as_ref());
+            runtime.script.as_ref().map(|script| script.hash()) == other.map(|script| script.hash())
+        };
+        self.config.hash == other.config.hash && self.flows == other.flows && self.tenants.iter().all(script)
+    }
+
     /// The first route that takes this path.
     pub fn route(&self, path: &str) -> Option<&Arc<Route>> {
         self.routes.iter().find(|r| r.matches.matches(path))

@@ -37,7 +37,7 @@ impl fmt::Display for Diagnostic {
 pub struct Diagnostics {
     all: Vec<Diagnostic>,
     /// See [`Config::files`](super::Config::files): one of them has to change before it makes sense to try again.
-    pub files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
 }
 
 impl Diagnostics {

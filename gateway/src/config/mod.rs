@@ -63,6 +63,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Serving threads, one runtime each; at least 1.
     pub threads: usize,
+    /// Whether its files are watched, and put in force when they change.
+    pub watch: bool,
     /// What one connection or request may take.
     pub limits: Limits,
     /// How long requests in flight may go on after SIGTERM.
@@ -133,6 +135,12 @@ impl Config {
                 Err(unparsed(path, vec![flaw]))
             }
         }
+    }
+
+    /// The files that [`Config::load`] would read now, as far as that can be told without reading any: the main one and those of
+    /// `tenants.d`, which may have come or gone.
+    pub fn listed(path: &Path) -> Vec<PathBuf> {
+        [vec![path.to_owned()], tenants_d::list(path).unwrap_or_default()].concat()
     }
 
     /// Checks text as if it stood in the file at `path`.

@@ -38,6 +38,8 @@ pub(super) struct Raw {
     pub(super) threads: Option<usize>,
     /// A page to chat in at `/`, for trying it out: demo tenants, from this machine.
     pub(super) try_page: bool,
+    /// Whether files that change are put in force without being told: this one, `tenants.d`, scripts, keys.
+    pub(super) watch: bool,
     /// What one connection or request may take; over a limit the client gets 4xx.
     #[serde(deserialize_with = "or_default")]
     #[schemars(with = "Option<Limits>")]
@@ -82,6 +84,7 @@ impl Default for Raw {
             data: "./data".into(),
             threads: None,
             try_page: false,
+            watch: true,
             limits: Limits::default(),
             shutdown: Shutdown::default(),
             turn: Turn::default(),

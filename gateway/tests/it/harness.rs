@@ -22,7 +22,9 @@ pub struct Site {
     breaker: String,
     limits: String,
     tenants: String,
+    beta: String,
     extra: String,
+    watch: bool,
     pub clock: Clock,
     plugins: fn(&mut Registry),
 }
@@ -35,7 +37,9 @@ impl Site {
             breaker: "{ retries: 0 }".into(),
             limits: "[{ name: tenant, by: tenant, rate: 100000/s, burst: 100000 }]".into(),
             tenants: String::new(),
+            beta: String::new(),
             extra: String::new(),
+            watch: false,
             clock: Clock::manual(Timestamp(1_800_000_000_000)),
             plugins: |_| {},
         };
@@ -77,9 +81,21 @@ impl Site {
         self
     }
 
+    /// Further keys of the tenant `beta`.
+    pub fn tenant_beta(mut self, yaml: &str) -> Self {
+        self.beta = yaml.into();
+        self
+    }
+
     /// Further top-level keys.
     pub fn extra(mut self, yaml: &str) -> Self {
         self.extra = yaml.into();
+        self
+    }
+
+    /// Changed files are put in force without a reload being asked for.
+    pub fn watched(mut self) -> Self {
+        self.watch = true;
         self
     }
 
@@ -93,7 +109,7 @@ impl Site {
     }
 
     pub fn config(&self) -> String {
-        let Self { model, breaker, limits, tenants, extra, .. } = self;
+        let Self { model, breaker, limits, beta, tenants, extra, watch, .. } = self;
         format!(
             "listen: 127.0.0.1:0
 admin: 127.0.0.1:0
@@ -112,8 +128,10 @@ tenants:
     flow: flows/beta/main.lua
     keys: [{{ alg: HS256, secret: {} }}]
     canned: {{ busy: beta is busy }}
+    {beta}
 {tenants}
 log: {{ access: false }}
+watch: {watch}
 {extra}
 ",
             secret("alpha"),

@@ -20,6 +20,7 @@ mod operating;
 mod operations;
 mod process;
 mod prometheus;
+mod reload;
 mod schema;
 mod speaker;
 mod tokens;

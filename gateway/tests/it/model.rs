@@ -4,7 +4,10 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -43,6 +46,7 @@ struct Shared {
     arrived: Notify,
     plan: Mutex<VecDeque<Behaviour>>,
     gone: Notify,
+    connections: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -64,6 +68,7 @@ impl Model {
             arrived: Notify::new(),
             plan: Mutex::default(),
             gone: Notify::new(),
+            connections: AtomicUsize::new(0),
         });
         let model = Self { addr, shared };
         let serve = model.clone();
@@ -71,6 +76,7 @@ impl Model {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let model = serve.clone();
+                model.shared.connections.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
                     let service = service_fn(|request| model.clone().answer(request));
                     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
@@ -83,6 +89,11 @@ impl Model {
     /// What to do with the next requests, one each.
     pub fn plan(&self, behaviours: impl IntoIterator<Item = Behaviour>) {
         self.shared.plan.lock().unwrap().extend(behaviours);
+    }
+
+    /// How many connections were made to it so far.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// All requests' bodies so far.

@@ -26,15 +26,15 @@ fn fengda() -> Command {
     command
 }
 
-struct Process {
-    child: Child,
+pub struct Process {
+    pub child: Child,
     log: Lines<BufReader<ChildStderr>>,
-    public: SocketAddr,
-    admin: SocketAddr,
+    pub public: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 impl Process {
-    async fn start(config: &Path) -> Self {
+    pub async fn start(config: &Path) -> Self {
         let mut child = fengda().arg("run").arg("-c").arg(config).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let listening = event(&mut log, "listening").await;
@@ -68,7 +68,7 @@ async fn output(arguments: &[&str], folder: &Path) -> Output {
     fengda().args(arguments).current_dir(folder).output().await.unwrap()
 }
 
-fn token(tenant: &str) -> String {
+pub fn token(tenant: &str) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(super::harness::secret(tenant).as_bytes());
     let claims = json!({ "tenant_id": tenant, "user_id": "u", "exp": 4_000_000_000_u64 });
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()

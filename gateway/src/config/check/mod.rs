@@ -56,6 +56,7 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], hash: String, registry: &Re
         admin: raw.admin,
         data,
         threads,
+        watch: raw.watch,
         limits: raw.limits,
         shutdown_grace: raw.shutdown.grace,
         turn_deadline: raw.turn.deadline,
