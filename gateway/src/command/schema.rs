@@ -7,16 +7,23 @@ use fengda_plugins::context::Slot;
 
 use super::terminal;
 
-/// Print the JSON Schema of the configuration file
+/// Print the JSON Schema of the configuration file, or its reference
 #[derive(Args)]
 #[command(after_help = "Examples:
   fengda schema > config.schema.json
   and on the file's first line: # yaml-language-server: $schema=config.schema.json")]
-pub(super) struct Schema {}
+pub(super) struct Schema {
+    /// Print the page that docs/config.md is
+    #[arg(long)]
+    markdown: bool,
+}
 
 impl Schema {
     pub(super) fn run(self) -> Result<()> {
-        let schema = config::schema(&registry::builtin(&Slot::default(), |_| {}));
-        terminal::print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))
+        let registry = registry::builtin(&Slot::default(), |_| {});
+        if self.markdown {
+            return terminal::print(&config::reference(&registry));
+        }
+        terminal::print(&format!("{}\n", serde_json::to_string_pretty(&config::schema(&registry))?))
     }
 }

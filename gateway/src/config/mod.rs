@@ -34,6 +34,7 @@ mod marks;
 mod path;
 mod raw;
 mod read;
+mod reference;
 mod reload;
 mod schema;
 mod tenants_d;
@@ -46,6 +47,7 @@ mod wording;
 use diagnostic::Report;
 pub use diagnostic::{Diagnostic, Diagnostics};
 use marks::{Flaw, MAX_BYTES, Mark, Marks};
+pub use reference::reference;
 pub use schema::schema;
 pub use types::{AnswerUpstream, ChainEntry, Durability, Endpoint, FlowLimits, Limits, Log, Route, Store, Target, TenantConfig, Upstream};
 

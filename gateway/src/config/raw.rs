@@ -240,7 +240,7 @@ impl Default for History {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["protocol"]))]
 pub(super) struct Upstream {
-    /// What it speaks. Required.
+    /// What it speaks.
     #[schemars(extend("enum" = ["demo", "answer"]))]
     pub(super) protocol: Option<String>,
     /// Where it is, as `http://127.0.0.1:9000`: a scheme, a host, a port.
@@ -304,11 +304,11 @@ impl Default for Timeouts {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["path"]))]
 pub(super) struct Route {
-    /// Of the URL, as `/v1/chat`; one that ends in `/` takes everything below it too. Required.
+    /// Of the URL, as `/v1/chat`; one that ends in `/` takes everything below it too.
     pub(super) path: Option<String>,
     /// Whether its chain need not prove who a request is from. Never with a flow or history.
     pub(super) public: bool,
-    /// The plugins that its requests go through, in order of execution. Required.
+    /// The plugins that its requests go through, in order of execution.
     #[schemars(with = "Vec<Entry>")]
     pub(super) chain: Vec<Option<Entry>>,
     /// The tenant's script answers; its `nlp.answer` asks this upstream.
@@ -356,9 +356,9 @@ impl<'de> Deserialize<'de> for Entry {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["flow", "keys"]))]
 pub(super) struct Tenant {
-    /// The script. Required.
+    /// The script.
     pub(super) flow: Option<PathBuf>,
-    /// The keys of its tokens, at least one; several while they are rolled. Required.
+    /// The keys of its tokens, at least one; several while they are rolled.
     #[schemars(with = "Vec<KeyConfig>")]
     pub(super) keys: Value,
     /// Ready-made answers by name, for `canned(name)` in the script; `busy` is also the answer when the model fails.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::raw::{Entry, Raw};
 
 /// The name under which the schema has `${NAME}`.
-const ENVIRONMENT: &str = "environment";
+pub(super) const ENVIRONMENT: &str = "environment";
 
 /// The schema of `plugins:`, of the file and of a tenant. Only a registry knows what is in it, so it is filled in by [`schema`].
 pub(super) struct Plugins;

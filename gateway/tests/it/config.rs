@@ -2,7 +2,8 @@
 
 use std::{path::Path, process::Command};
 
-use serde_json::Value;
+use fengda_plugins::units;
+use serde_json::{Value, json};
 
 use super::schema;
 
@@ -41,13 +42,26 @@ fn the_shipped_file_and_the_documents_examples_fit_the_schema() {
     assert!(shipped.starts_with("# yaml-language-server: $schema=docs/config.schema.json\n"), "editors look for the schema there");
     assert_eq!(schema::problems(&schema, &yaml(&shipped)), [""; 0], "config.yaml");
     let mut blocks = 0;
-    for document in ["README.md", "docs/api.md", "docs/ARCHITECTURE.md", "docs/performance.md"] {
+    for document in ["README.md", "docs/api.md", "docs/ARCHITECTURE.md", "docs/config.md", "docs/performance.md"] {
         for block in file(document).split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
             assert_eq!(schema::problems(&schema, &yaml(block)), [""; 0], "{document}:\n{block}");
+            assert_eq!(problems_of_example(block), "", "{document}:\n{block}");
             blocks += 1;
         }
     }
     assert!(blocks > 0);
+}
+
+/// What `fengda check` says of an example that names the shop's flow and key.
+fn problems_of_example(block: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let flow = "tenant-flows/acme-shop/main.lua";
+    std::fs::create_dir_all(dir.path().join(flow).parent().unwrap()).unwrap();
+    std::fs::write(dir.path().join(flow), "return function(turn) return nlp.answer(turn) end").unwrap();
+    std::fs::write(dir.path().join("config.yaml"), block).unwrap();
+    let mut check = Command::new(env!("CARGO_BIN_EXE_fengda"));
+    let output = check.arg("check").env("ACME_KEY", "0123456789abcdef0123456789abcdef").current_dir(&dir).output().unwrap();
+    if output.status.success() { String::new() } else { String::from_utf8(output.stderr).unwrap() }
 }
 
 /// Each key that stands in a comment, as `# key: …`.
@@ -61,4 +75,153 @@ fn keys_that_are_commented_out_in_the_shipped_file_exist() {
     for key in keys.iter().filter(|key| **key != "model" && **key != "seq") {
         assert!(schema.contains(&format!("\"{key}\":{{")), "`{key}` in a comment of config.yaml is no key");
     }
+}
+
+#[test]
+fn the_reference_is_the_one_the_code_makes() {
+    let current = printed(&["schema", "--markdown"]) == file("docs/config.md");
+    assert!(current, "docs/config.md is out of date: cargo run -- schema --markdown > docs/config.md");
+}
+
+/// A key of the reference.
+struct Key {
+    path: String,
+    takes: String,
+    default: String,
+    said: String,
+}
+
+fn keys() -> Vec<Key> {
+    let page = printed(&["schema", "--markdown"]);
+    let rows = page.lines().filter_map(|line| {
+        let cells: Vec<_> = line.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ").collect();
+        let [path, takes, default, said] = cells.as_slice() else { return None };
+        let plain = |cell: &str| cell.trim_matches('`').to_owned();
+        Some(Key { path: plain(path), takes: (*takes).to_owned(), default: plain(default), said: (*said).to_owned() })
+    });
+    rows.collect()
+}
+
+#[test]
+fn every_key_of_the_schema_is_in_the_reference_and_in_the_shipped_file() {
+    let shipped = file("config.yaml");
+    let (all, schema) = (keys(), the_schema());
+    for definition in schema["definitions"].as_object().unwrap().values().chain([&schema]) {
+        for name in definition["properties"].as_object().into_iter().flatten().map(|(name, _)| name) {
+            let in_page = all.iter().any(|key| key.path.split(['.', '[']).any(|part| part == name));
+            assert!(in_page, "`{name}` is not in docs/config.md");
+            assert!(shipped.contains(&format!("{name}:")) || shipped.contains(&format!(" {name}]")), "`{name}` is not in config.yaml");
+        }
+    }
+}
+
+#[test]
+fn the_shipped_file_shows_the_defaults() {
+    let shipped = yaml(&file("config.yaml"));
+    let mut shown = 0;
+    for key in keys().iter().filter(|key| !key.default.is_empty() && !key.path.contains(['<', '['])) {
+        let Some(value) = shipped.pointer(&format!("/{}", key.path.replace('.', "/"))).filter(|v| !v.is_array()) else { continue };
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let same = match key.takes.as_str() {
+            "duration" => units::parse_duration(&value).unwrap() == units::parse_duration(&key.default).unwrap(),
+            _ => value == key.default,
+        };
+        assert!(same, "{} is {value} in config.yaml and {} by default", key.path, key.default);
+        shown += 1;
+    }
+    assert!(shown > 30, "{shown}");
+}
+
+/// Gives every number an absurd value: what the check says of it must be what the reference says.
+#[test]
+fn every_number_is_bounded_and_the_reference_says_how() {
+    let mut tree = json!({});
+    let all = keys();
+    let absurd = |takes: &str| match takes {
+        "duration" => Some(json!("90000d")),
+        "size" => Some(json!("9000000GiB")),
+        "whole number" => Some(json!(4_000_000_000_u32)),
+        _ => None,
+    };
+    let numbers: Vec<_> = all.iter().filter(|key| !key.path.starts_with("plugins") && !key.path.contains('[')).collect();
+    let numbers: Vec<_> = numbers.into_iter().filter_map(|key| Some((key, absurd(&key.takes)?))).collect();
+    for (key, value) in &numbers {
+        let slot = key.path.split('.').fold(&mut tree, |tree, part| &mut tree[part.replace(['<', '>'], "")]);
+        slot.clone_from(value);
+    }
+    tree["upstreams"]["name"]["protocol"] = "answer".into();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.yaml"), tree.to_string()).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_fengda")).arg("check").current_dir(&dir).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(numbers.len() > 20, "{}", numbers.len());
+    for (key, _) in numbers {
+        let path = key.path.replace(['<', '>'], "");
+        let said = said
+            .lines()
+            .find_map(|line| line.split_once(&format!("`{path}` must be ")))
+            .unwrap_or_else(|| panic!("{path} has no bounds:\n{said}"));
+        assert!(key.said.contains(said.1), "docs/config.md says of {path}: {}\nand the check: {}", key.said, said.1);
+    }
+}
+
+/// What an operator may get wrong, and whether an editor can see it without running the gateway.
+const WRONG: [(&str, bool); 26] = [
+    ("lisen: 127.0.0.1:1", true),
+    ("listen: localhost:8080", true),
+    ("listen: 8080", true),
+    ("threads: many", true),
+    ("watch: 1", true),
+    ("limits: 3", true),
+    ("limits: { body: 3 }", true),
+    ("limits: { body: 1mib }", true),
+    ("limits: { keepalive: 60 }", true),
+    ("limits: { keepalive: 0s }", false),
+    ("log: { level: loud }", true),
+    ("store: { embedded: { durability: ram } }", true),
+    ("store: { history: { turns: -1 } }", true),
+    ("upstreams: { model: { endpoints: [\"http://h\"] } }", true),
+    ("upstreams: { model: { protocol: answer } }", false),
+    ("upstreams: { model: }", true),
+    ("plugins: { auht: {} }", true),
+    ("plugins: { auth: { leeway: soon } }", true),
+    ("plugins: { auth: { claims: { tenent: t } } }", true),
+    ("plugins: { context: { turns: 3 } }", true),
+    ("plugins: { rate_limit: { limits: [{ name: a, by: user, rate: 50 }] } }", true),
+    ("plugins: { rate_limit: { limits: [{ name: a, by: user }] } }", true),
+    ("plugins: { circuit_breaker: { backoff: 1s } }", true),
+    ("routes: [{ path: /a, chain: [auth, contxt], history: true }]", true),
+    ("routes: [{ path: /a, chain: [context, auth], history: true }]", false),
+    ("routes: [{ chain: [auth, context], history: true }]", true),
+];
+
+#[test]
+fn what_is_wrong_in_form_is_refused_by_the_schema_and_everything_by_the_gateway() {
+    let schema = the_schema();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("main.lua"), "return function() return 'a' end").unwrap();
+    let tenant = "tenants: { a: { flow: main.lua, keys: [{ alg: HS256, secret: a-key-for-tests-only-of-the-tenant-a }] } }\n";
+    let check = |text: &str| {
+        std::fs::write(dir.path().join("config.yaml"), text).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_fengda")).arg("check").current_dir(&dir).output().unwrap().status.code()
+    };
+    assert_eq!((check(tenant), schema::problems(&schema, &yaml(tenant)).len()), (Some(0), 0));
+    for (wrong, in_form) in WRONG {
+        let text = format!("{tenant}{wrong}\n");
+        assert_eq!(check(&text), Some(1), "{wrong}");
+        assert_eq!(!schema::problems(&schema, &yaml(&text)).is_empty(), in_form, "{wrong}");
+    }
+    for wrong in
+        ["flow: 3, keys: []", "keys: []", "flow: main.lua, keys: [{ alg: HS265 }]", "flow: main.lua, keys: [{ alg: HS256, kd: a }]"]
+    {
+        let text = format!("tenants: {{ a: {{ {wrong} }} }}\n");
+        assert!(check(&text) == Some(1) && !schema::problems(&schema, &yaml(&text)).is_empty(), "{wrong}");
+    }
+}
+
+/// What the environment fills in has any form, so the schema takes it where it would not take other text.
+#[test]
+fn the_schema_takes_the_environment_everywhere() {
+    let text = "threads: ${N}\nlisten: \"${L:-127.0.0.1:80}\"\nwatch: \"${W}\"\nlimits: { body: \"${B}\" }\nlog: { level: \"${V}\" }\nstore: { embedded: { durability: \"${D}\" } }\n";
+    assert_eq!(schema::problems(&the_schema(), &yaml(text)), [""; 0]);
 }
