@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
-use fengda_plugins::{
-    api::{BuildCtx, Clock, Meters, Registry},
-    context::Slot,
-};
+use fengda_plugins::{api::Registry, context::Slot};
 
 use crate::{
-    config::{Config, Diagnostic, Env},
+    config::{Config, Env},
     registry, scripts,
 };
 
@@ -19,30 +16,18 @@ use crate::{
 /// All problems, each as `file:line:column: what is wrong`.
 pub fn check(path: &Path, environment: Env<'_>, plugins: fn(&mut Registry)) -> Result<Config, Vec<String>> {
     let registry = registry::builtin(&Slot::default(), plugins);
-    let config = Config::load(path, environment, &registry).map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let (clock, meters) = (Clock::system(), Meters::default());
-    let mut found: Vec<Diagnostic> = Vec::new();
-    for (route, entry_at, entry) in
-        config.routes.iter().enumerate().flat_map(|(r, route)| route.chain.iter().enumerate().map(move |(e, c)| (r, e, c)))
-    {
-        let spec = registry.get(&entry.plugin).expect("unknown plugins are refused by the configuration");
-        let build = BuildCtx { config: &entry.config, tenants: &entry.tenants, clock: &clock, meters: &meters, previous: None };
-        if let Err(problems) = (spec.build)(&build) {
-            found.extend(problems.iter().map(|p| config.locate(route, entry_at, p)));
-        }
-    }
-    found.sort();
-    found.dedup();
-    let scripts = config.tenants.iter().filter_map(|tenant| scripts::check(tenant).err());
-    let problems: Vec<_> = found.iter().map(ToString::to_string).chain(scripts).collect();
-    if problems.is_empty() { Ok(config) } else { Err(problems) }
+    let (config, problems) = Config::examine(path, environment, &registry);
+    let there = config.iter().flat_map(|config| &config.tenants).filter(|tenant| tenant.flow.is_file());
+    let scripts = there.filter_map(|tenant| scripts::check(tenant).err());
+    let problems: Vec<_> = problems.iter().map(ToString::to_string).chain(scripts).collect();
+    config.filter(|_| problems.is_empty()).ok_or(problems)
 }
 
 #[cfg(test)]
 mod tests {
     use std::{fs, sync::Arc};
 
-    use fengda_plugins::api::{Plugin, PluginSpec, Problem, Scope};
+    use fengda_plugins::api::{BuildCtx, Plugin, PluginSpec, Problem, Scope};
 
     use super::*;
 

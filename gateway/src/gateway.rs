@@ -173,6 +173,7 @@ impl Gateway {
     fn put_in_force(&self, snapshot: &Arc<Snapshot>) {
         self.snapshot.store(snapshot.clone());
         logger::init(snapshot.config.log.level);
+        snapshot.config.log_warnings();
         self.metrics.reloads.results.with_label_values(&["applied"]).inc();
         self.put_on_record(snapshot);
         let broken_flows = snapshot.flows.iter().filter(|(_, p)| p.is_some()).map(|(t, _)| t.as_str()).collect();

@@ -104,6 +104,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     let config = Config::load(&options.config, &*options.environment, &registry)?;
     let read = read.then_at(config.files.iter().cloned());
     logger::init(config.log.level);
+    config.log_warnings();
     let workshop = Workshop { registry, clock: options.clock.clone(), metrics: Arc::new(Metrics::new()) };
     let (public_socket, public) = bind("listen", config.listen)?;
     let (admin_socket, admin) = bind("admin", config.admin)?;

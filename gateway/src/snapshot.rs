@@ -179,7 +179,7 @@ fn chain(
     problems: &mut Vec<Diagnostic>,
 ) -> Vec<Arc<dyn Plugin>> {
     let mut plugins = Vec::new();
-    for (at, entry) in config.routes[route].chain.iter().enumerate() {
+    for entry in &config.routes[route].chain {
         let same = |i: &&Instance| i.name == entry.plugin && i.config == entry.config && same_tenants(&i.tenants, &entry.tenants);
         if let Some(shared) = instances.iter().find(same) {
             plugins.push(shared.plugin.clone());
@@ -206,7 +206,7 @@ fn chain(
                 let (name, config, tenants) = (entry.plugin.clone(), entry.config.clone(), entry.tenants.clone());
                 instances.push(Instance { name, config, tenants, plugin });
             }
-            Err(found) => problems.extend(found.iter().map(|p| config.locate(route, at, p))),
+            Err(found) => problems.extend(found.iter().map(|p| config.locate(entry, p))),
         }
     }
     plugins

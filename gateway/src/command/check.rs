@@ -9,7 +9,7 @@ use super::{
     terminal::{self, Style, styled},
 };
 
-/// Report all problems in the configuration and the flows; exit 1 if there are any
+/// Report all problems in the configuration and the flows; exit 1 if there are any (warnings are none)
 #[derive(Args)]
 #[command(after_help = "Examples:
   fengda check
@@ -24,6 +24,7 @@ impl Check {
         let path = self.file.config;
         match fengda::check::check(&path, &|name| std::env::var(name).ok(), |_| {}) {
             Ok(config) => {
+                config.warnings.iter().for_each(|warning| terminal::tell(&shown(&warning.to_string())));
                 terminal::tell(&format!("{}: {}; {}", path.display(), styled(Style::Good, "no problems"), summary(&config)));
                 Ok(())
             }

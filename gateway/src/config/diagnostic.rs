@@ -78,7 +78,8 @@ pub(super) struct Report {
     pub(super) source: Arc<Source>,
     /// Values that could not be read: nothing said about them or what is around them would be worth reading.
     unread: Vec<Path>,
-    found: Vec<Diagnostic>,
+    found: Vec<(Path, Diagnostic)>,
+    warnings: Vec<Diagnostic>,
     /// What the configuration is made of: see [`Config::files`](super::Config::files).
     files: Vec<PathBuf>,
 }
@@ -86,7 +87,7 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn new(source: Source, unfilled: Vec<(Path, Unfilled)>) -> Self {
         let files = source.files.clone();
-        let mut report = Self { source: Arc::new(source), unread: Vec::new(), found: Vec::new(), files };
+        let mut report = Self { source: Arc::new(source), unread: Vec::new(), found: Vec::new(), warnings: Vec::new(), files };
         for (path, why) in unfilled {
             report.unreadable(path, Wording { message: why.to_string(), hint: Some(why.hint()), about_key: false });
         }
@@ -96,13 +97,13 @@ impl Report {
     /// Something that could not be read.
     pub(super) fn unreadable(&mut self, path: Path, wording: Wording) {
         let mark = if wording.about_key { self.source.marks.key_place(&path) } else { self.source.marks.place(&path) };
-        self.push(mark, wording.message, wording.hint);
+        self.push(&path, mark, wording.message, wording.hint);
         self.unread.push(path);
     }
 
     /// Something of a file that is no plain YAML, or not what it should be as a whole.
     pub(super) fn flaw(&mut self, path: Path, flaw: Flaw) {
-        self.push(flaw.mark, flaw.message, flaw.hint);
+        self.push(&path, flaw.mark, flaw.message, flaw.hint);
         self.unread.push(path);
     }
 
@@ -120,8 +121,23 @@ impl Report {
     pub(super) fn add(&mut self, path: &Path, message: impl Into<String>, hint: impl Into<Option<String>>) {
         if !self.unread.iter().any(|unread| unread.touches(path)) {
             let mark = self.source.marks.place(path);
-            self.push(mark, message.into(), hint.into());
+            self.push(path, mark, message.into(), hint.into());
         }
+    }
+
+    /// What a plugin's builder found at a path, unless it follows from what could not be read, or was said of the path, or of what is
+    /// below it, before.
+    pub(super) fn add_of_plugin(&mut self, path: Path, diagnostic: Diagnostic) {
+        let said = self.unread.iter().any(|unread| unread.touches(&path)) || self.found.iter().any(|(found, _)| found.starts_with(&path));
+        if !said {
+            self.found.push((path, diagnostic));
+        }
+    }
+
+    /// Something that works, but most likely is not what was meant.
+    pub(super) fn warn(&mut self, path: &Path, message: impl fmt::Display, hint: impl Into<Option<String>>) {
+        let mark = self.source.marks.place(path);
+        self.warnings.push(self.source.diagnostic(mark, format!("warning: {message}"), hint.into()));
     }
 
     /// A name that is not known.
@@ -136,14 +152,23 @@ impl Report {
         if self.source.hides(path) { "‹from the environment›".to_owned() } else { format!("`{value}`") }
     }
 
-    /// The files that the configuration is made of, or what was found wrong, if anything was.
-    pub(super) fn finish(self) -> Result<Vec<PathBuf>, Diagnostics> {
-        let Self { found, files, .. } = self;
-        if found.is_empty() { Ok(files) } else { Err(Diagnostics::new(found, files)) }
+    /// Whether nothing was found wrong so far.
+    pub(super) fn is_clean(&self) -> bool {
+        self.found.is_empty()
     }
 
-    fn push(&mut self, mark: Mark, message: String, hint: Option<String>) {
-        self.found.push(self.source.diagnostic(mark, message, hint));
+    /// What the configuration is made of, and what was warned of, so far.
+    pub(super) fn files_and_warnings(&self) -> (Vec<PathBuf>, Vec<Diagnostic>) {
+        (self.files.clone(), self.warnings.clone())
+    }
+
+    /// What was found wrong.
+    pub(super) fn finish(self) -> Diagnostics {
+        Diagnostics::new(self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect(), self.files)
+    }
+
+    fn push(&mut self, path: &Path, mark: Mark, message: String, hint: Option<String>) {
+        self.found.push((path.clone(), self.source.diagnostic(mark, message, hint)));
     }
 }
 

@@ -1,29 +1,43 @@
 //! Gives what a plugin's builder complains about its place in the file.
 
-use fengda_plugins::api::{Problem, Scope};
+use fengda_plugins::api::{BuildCtx, Clock, Meters, Problem, Registry, Scope};
 
 use super::{
-    Config, Diagnostic,
+    ChainEntry, Config, Diagnostic,
+    diagnostic::Report,
     path::{Path, Step},
     wording::reword,
 };
 
 impl Config {
-    /// The place in the file of a problem that the builder of `routes[route].chain[entry]` found.
+    /// The place in the file of a problem that the builder of a plugin found in a chain.
     ///
     /// Of the layers that make up a plugin's configuration (tenant, route, defaults) it is the most specific one that has the
     /// first key of the problem's path, since a key is overridden whole; in it, the deepest part of the path that is there.
-    ///
-    /// # Panics
-    /// There is no such route or entry.
-    pub fn locate(&self, route: usize, entry: usize, problem: &Problem) -> Diagnostic {
+    pub fn locate(&self, entry: &ChainEntry, problem: &Problem) -> Diagnostic {
+        self.find(entry, problem).1
+    }
+
+    /// Builds all plugins for nothing but what they find wrong.
+    pub(super) fn try_plugins(&self, registry: &Registry, report: &mut Report) {
+        let (clock, meters) = (Clock::system(), Meters::default());
+        for entry in self.routes.iter().flat_map(|route| &route.chain) {
+            let Some(spec) = registry.get(&entry.plugin) else { continue };
+            let build = BuildCtx { config: &entry.config, tenants: &entry.tenants, clock: &clock, meters: &meters, previous: None };
+            for problem in (spec.build)(&build).err().into_iter().flatten() {
+                let (path, diagnostic) = self.find(entry, &problem);
+                report.add_of_plugin(path, diagnostic);
+            }
+        }
+    }
+
+    fn find(&self, entry: &ChainEntry, problem: &Problem) -> (Path, Diagnostic) {
         let marks = &self.source.marks;
-        let plugin = self.routes[route].chain[entry].plugin.as_str();
-        let item = Path::parse("routes").at(route).at("chain").at(entry);
+        let (plugin, item) = (entry.plugin.as_str(), &entry.place);
         let tenant = |name: &str| Path::parse("tenants").at(name);
         let path = Path::parse(&problem.path);
         let (mut layers, hidden) = match &problem.scope {
-            Scope::Keys(t) => (vec![tenant(t.name()).at("keys")], !names_a_key(&path)),
+            Scope::Keys(t) => (vec![tenant(t.name()).at("keys"), tenant(t.name())], !names_a_key(&path)),
             Scope::Tenant(t) => {
                 (vec![tenant(t.name()).at("plugins").at(plugin), item.at(plugin), Path::parse("plugins").at(plugin)], false)
             }
@@ -31,7 +45,7 @@ impl Config {
         };
         let first = Path(path.0.iter().take(1).cloned().collect());
         layers.retain(|layer| marks.has(layer));
-        let layer = layers.iter().find(|layer| marks.has(&layer.join(&first))).or(layers.first()).unwrap_or(&item);
+        let layer = layers.iter().find(|layer| marks.has(&layer.join(&first))).or(layers.first()).unwrap_or(item);
         let full = layer.join(&path);
         let wording = reword(&problem.message, hidden || self.source.hides(&full));
         let mark = if wording.about_key { marks.key_place(&full) } else { marks.place(&full) };
@@ -40,7 +54,8 @@ impl Config {
             (Scope::Tenant(t), message) => format!("`{plugin}` for `{}`: {message}", t.name()),
             (Scope::Plugin, message) => format!("`{plugin}`: {message}"),
         };
-        self.source.diagnostic(mark, message, wording.hint)
+        let diagnostic = self.source.diagnostic(mark, message, wording.hint);
+        (full, diagnostic)
     }
 }
 

@@ -10,7 +10,7 @@
 //! | raw → `check` → [`Config`] | everything resolved | what has no meaning |
 //!
 //! Each step goes on after a problem, so that an operator sees all of them at once, each with its line and a way out.
-//! Plugins read their own part later; [`Config::locate`] gives their problems a place in the file.
+//! Plugins read their own part when they are built; [`Config::locate`] gives their problems a place in the file.
 
 use std::{
     collections::BTreeMap,
@@ -88,6 +88,8 @@ pub struct Config {
     pub hash: String,
     /// All files it is made of: itself, those of `tenants.d`, flows, keys. A change of one makes another configuration.
     pub files: Vec<PathBuf>,
+    /// What works, but most likely is not what was meant.
+    pub warnings: Vec<Diagnostic>,
     source: Arc<Source>,
 }
 
@@ -113,36 +115,13 @@ impl Source {
     }
 }
 
-fn missing(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            "run it where the file is, or name another with `-c FILE`; the `config.yaml` that comes with Fengda is complete"
-        }
-        _ => "name another file with `-c FILE`",
-    }
-}
-
 impl Config {
     /// Reads and checks a file, and the tenants in `tenants.d` beside it. Relative paths in all of them are relative to its directory.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// Everything that is wrong with it. If nothing is, what only plugins can see in their parts shows when they are built.
     pub fn load(path: &Path, env: Env<'_>, registry: &Registry) -> Result<Self, Diagnostics> {
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-        match std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
-            Ok(_) => Self::read(&bytes, path, env, registry),
-            Err(e) => {
-                let flaw = Flaw::new(Mark::START, format!("cannot be read: {e}"), missing(&e));
-                Err(unparsed(path, vec![flaw]))
-            }
-        }
-    }
-
-    /// The files that [`Config::load`] would read now, as far as that can be told without reading any: the main one and those of
-    /// `tenants.d`, which may have come or gone.
-    pub fn listed(path: &Path) -> Vec<PathBuf> {
-        [vec![path.to_owned()], tenants_d::list(path).unwrap_or_default()].concat()
+        Self::read(&bytes(path)?, path, env, registry)
     }
 
     /// Checks text as if it stood in the file at `path`.
@@ -153,7 +132,39 @@ impl Config {
         Self::read(text.as_bytes(), path, env, registry)
     }
 
+    /// Finds everything that is wrong with a file, plugins' parts included. The configuration has something harmless in the place of
+    /// what is wrong, for checks that go further; there is none if the file cannot be read.
+    pub fn examine(path: &Path, env: Env<'_>, registry: &Registry) -> (Option<Self>, Diagnostics) {
+        match bytes(path).and_then(|bytes| Self::interpret(&bytes, path, env, registry)) {
+            Ok((config, mut report)) => {
+                config.try_plugins(registry, &mut report);
+                (Some(config), report.finish())
+            }
+            Err(problems) => (None, problems),
+        }
+    }
+
     fn read(bytes: &[u8], path: &Path, env: Env<'_>, registry: &Registry) -> Result<Self, Diagnostics> {
+        let (config, mut report) = Self::interpret(bytes, path, env, registry)?;
+        if report.is_clean() {
+            return Ok(config);
+        }
+        config.try_plugins(registry, &mut report);
+        Err(report.finish())
+    }
+
+    /// Tells the operator of what most likely is not what was meant.
+    pub(crate) fn log_warnings(&self) {
+        self.warnings.iter().for_each(|warning| log::warn!(target: "fengda::config", "{warning}"));
+    }
+
+    /// The files that [`Config::load`] would read now, as far as that can be told without reading any: the main one and those of
+    /// `tenants.d`, which may have come or gone.
+    pub fn listed(path: &Path) -> Vec<PathBuf> {
+        [vec![path.to_owned()], tenants_d::list(path).unwrap_or_default()].concat()
+    }
+
+    fn interpret(bytes: &[u8], path: &Path, env: Env<'_>, registry: &Registry) -> Result<(Self, Report), Diagnostics> {
         let (mut marks, mut tree) = read::parse(bytes).map_err(|flaws| unparsed(path, flaws))?;
         let parts = tenants_d::read_in(path, &mut tree, &mut marks);
         let expanded = env::expand(&mut tree, &marks, env);
@@ -166,8 +177,29 @@ impl Config {
         let key_texts = key_files.iter().map(|key| (key.place.to_string(), key.text.clone())).collect();
         let hash = hash::of(bytes, &[parts.texts, expanded.used, key_texts].concat());
         let mut config = check::check(raw, &key_files, hash, registry, &mut report);
-        config.files = report.finish()?;
-        Ok(config)
+        (config.files, config.warnings) = report.files_and_warnings();
+        Ok((config, report))
+    }
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, Diagnostics> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    match std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(bytes),
+        Err(e) => {
+            let flaw = Flaw::new(Mark::START, format!("cannot be read: {e}"), missing(&e));
+            Err(unparsed(path, vec![flaw]))
+        }
+    }
+}
+
+fn missing(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "run it where the file is, or name another with `-c FILE`; the `config.yaml` that comes with Fengda is complete"
+        }
+        _ => "name another file with `-c FILE`",
     }
 }
 

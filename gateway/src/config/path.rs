@@ -43,6 +43,11 @@ impl Path {
         self.0.iter().zip(&other.0).all(|(a, b)| a == b)
     }
 
+    /// Whether it is the other one, or inside of it.
+    pub(super) fn starts_with(&self, other: &Self) -> bool {
+        self.0.starts_with(&other.0)
+    }
+
     /// Reads `limits[0].rate`. Text that is no such path names keys that do not exist, which is as good as no path.
     pub(super) fn parse(text: &str) -> Self {
         let mut steps = Vec::new();

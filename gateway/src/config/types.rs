@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
-use super::units;
+use super::{path::Path, units};
 
 /// Below this is what the page at `/` asks for.
 pub(super) const TRY: &str = "/try/";
@@ -152,6 +152,8 @@ pub struct ChainEntry {
     pub config: Value,
     /// The same with each tenant's overrides laid over it, sorted by tenant.
     pub tenants: Vec<TenantBuild>,
+    /// Where the file names it.
+    pub(super) place: Path,
 }
 
 impl fmt::Debug for ChainEntry {

@@ -225,3 +225,104 @@ fn the_schema_takes_the_environment_everywhere() {
     let text = "threads: ${N}\nlisten: \"${L:-127.0.0.1:80}\"\nwatch: \"${W}\"\nlimits: { body: \"${B}\" }\nlog: { level: \"${V}\" }\nstore: { embedded: { durability: \"${D}\" } }\n";
     assert_eq!(schema::problems(&the_schema(), &yaml(text)), [""; 0]);
 }
+
+/// What `fengda check` says of a file beside a good and a broken script, line by line, and its exit code.
+fn said_of(text: &str) -> (Vec<String>, Option<i32>) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("main.lua"), "return function() return 'a' end").unwrap();
+    std::fs::write(dir.path().join("broken.lua"), "return function(").unwrap();
+    std::fs::write(dir.path().join("config.yaml"), text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_fengda")).arg("check").current_dir(&dir).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    (said.lines().filter(|line| !line.starts_with("    hint: ")).map(str::to_owned).collect(), output.status.code())
+}
+
+#[test]
+fn problems_of_form_of_meaning_of_plugins_and_of_scripts_come_together() {
+    let text = "lisen: 127.0.0.1:1
+admin: 127.0.0.1:8080
+plugins:
+  rate_limit: { limits: [{ name: a, by: user, rate: 1/s }, { name: a, by: user, rate: 1/s }] }
+routes:
+  - { path: /a/, chain: [auth, { rate_limit: { limits: [{ name: b, by: user, rate: fast }] } }, context], history: true }
+  - { path: /d, chain: [auth, rate_limit, context], history: true }
+  - { path: /a/b, chain: [auth, context], history: true }
+  - { path: /c, chain: [context, auth], flow: modl }
+tenants:
+  a: { flow: broken.lua, keys: [{ alg: HS256, secret: short, kid: k }] }
+  b: { flow: none.lua }
+";
+    let expected = [
+        "config.yaml:1:1: unknown key `lisen`; did you mean `listen`?",
+        "config.yaml:2:8: `admin` (127.0.0.1:8080) takes the port of `listen`",
+        "config.yaml:4:68: `rate_limit`: another limit has this name",
+        "config.yaml:6:84: `rate_limit`: `fast` is not a rate",
+        "config.yaml:8:13: no request gets here",
+        "config.yaml:9:25: `context` needs `auth` before it in the chain",
+        "config.yaml:9:47: unknown upstream `modl`; did you mean `model`?",
+        "config.yaml:11:55: keys of `a`: has 5 bytes, at least 32 are needed",
+        "config.yaml:12:3: tenant `b` has no `keys`",
+        "config.yaml:12:14: there is no file `none.lua`",
+        "broken.lua:",
+        "fengda: 11 problems",
+    ];
+    let (said, code) = said_of(text);
+    assert!(said.len() == expected.len() && said.iter().zip(expected).all(|(line, e)| line.starts_with(e)), "{said:#?}");
+    assert_eq!(code, Some(1));
+}
+
+const TENANT: &str = "tenants: { a: { flow: main.lua, keys: [{ alg: HS256, secret: a-key-for-tests-only-of-the-tenant-a }] } }\n";
+
+#[test]
+fn doubts_are_said_and_refuse_nothing() {
+    let text = format!(
+        "{TENANT}admin: 0.0.0.0:9901
+limits: {{ body: 1KiB, query: 2KiB }}
+turn: {{ deadline: 1s }}
+shutdown: {{ grace: 0s }}
+plugins: {{ rate_limit: }}
+routes: [{{ path: /v1/chat, chain: [auth, context, circuit_breaker], flow: model }}]
+"
+    );
+    let expected = [
+        "config.yaml:2:8: warning: `admin` is open to other machines",
+        "config.yaml:3:30: warning: `limits.query` is more than `limits.body`",
+        "config.yaml:5:20: warning: `shutdown.grace` is shorter than `turn.deadline`",
+        "config.yaml:4:19: warning: `turn.deadline` is shorter than the `timeout` of `circuit_breaker`",
+        "config.yaml:6:12: warning: `rate_limit` is in no route's chain",
+        "config.yaml: no problems; 1 tenant, 1 route, 1 upstream",
+    ];
+    assert_eq!(said_of(&text), (expected.map(str::to_owned).to_vec(), Some(0)));
+    assert_eq!(said_of(TENANT).0, ["config.yaml: no problems; 1 tenant, 2 routes, 1 upstream"]);
+    let (said, code) = said_of(&format!("{TENANT}data: broken.lua/data\n"));
+    assert!(said[0] == "config.yaml:2:7: `broken.lua` is a file" && code == Some(1), "{said:?}");
+}
+
+/// As a user who may do anything: what is refused there is refused in bounded memory and time.
+#[test]
+fn a_file_that_is_out_of_all_bounds_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.yaml");
+    let bomb = |n: usize| (1..n).map(|i| format!("a{i}: &a{i} [*a{}, *a{}]\n", i - 1, i - 1)).collect::<String>();
+    let keys: String = (0..1_000_000).map(|i| format!("key{i}: 1\n")).collect();
+    for (what, text, says) in [
+        ("50 MB", "#".repeat(50 << 20), "longer than 1MiB"),
+        ("aliases", format!("a0: &a0 x\n{}", bomb(40)), "aliases (`*name`) are not taken"),
+        ("aliases in another file", String::new(), "aliases (`*name`) are not taken"),
+        ("depth", format!("a: {}", "[".repeat(10_000)), "recursion limit exceeded"),
+        ("depth of another kind", "- ".repeat(10_000), "nested more than 32 levels deep"),
+        ("a million keys", keys, "longer than 1MiB"),
+        ("many short keys", (0..100_000).map(|i| format!("{i}:\n")).collect(), "more than 50000 values"),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        if text.is_empty() {
+            std::fs::create_dir(dir.path().join("tenants.d")).unwrap();
+            std::fs::write(dir.path().join("tenants.d/a.yaml"), format!("a0: &a0 x\n{}", bomb(40))).unwrap();
+        }
+        // 400 MiB of addresses: the program, its threads' stacks and its allocator take most of that.
+        let limited = format!("ulimit -v 409600; exec timeout 20 {} check", env!("CARGO_BIN_EXE_fengda"));
+        let output = Command::new("sh").args(["-c", &limited]).current_dir(&dir).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains(says), "{what}: {:?} {said}", output.status);
+    }
+}

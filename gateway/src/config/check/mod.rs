@@ -2,7 +2,15 @@
 //!
 //! A check that fails reports and goes on with something harmless; the result counts only if nothing was reported.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use fengda_plugins::api::Registry;
 use serde_yaml::Value;
@@ -16,6 +24,7 @@ use super::{
     types::{Limits, Store},
 };
 
+mod doubts;
 mod logs;
 mod routes;
 mod tenants;
@@ -31,7 +40,7 @@ const DAY: Duration = Duration::from_hours(24);
 /// Checks what was read.
 pub(super) fn check(raw: Raw, key_files: &[KeyFile], hash: String, registry: &Registry, report: &mut Report) -> Config {
     addresses(raw.listen, raw.admin, report);
-    let data = report.source.resolve(&raw.data);
+    let data = data(&raw.data, report);
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = raw.threads.unwrap_or_else(cores);
     within(report, "threads", threads, 1..=512, "1 to 512");
@@ -51,7 +60,7 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], hash: String, registry: &Re
     if raw.try_page {
         routes.push(routes::try_page(&routes, report));
     }
-    Config {
+    let config = Config {
         listen: raw.listen,
         admin: raw.admin,
         data,
@@ -67,8 +76,23 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], hash: String, registry: &Re
         log: raw.log,
         hash,
         files: Vec::new(),
+        warnings: Vec::new(),
         source: Arc::clone(&report.source),
+    };
+    doubts::raise(&config, raw.plugins.keys(), report);
+    config
+}
+
+/// The data directory: it, or the nearest that is there of those that it will be made in, has to be a directory.
+fn data(raw: &FilePath, report: &mut Report) -> PathBuf {
+    let data = report.source.resolve(raw);
+    let file = data.ancestors().find(|path| path.exists()).filter(|path| !path.is_dir());
+    if let Some(file) = file {
+        let at = Path::parse("data");
+        let shown = report.shown(&at, file.display());
+        report.add(&at, format!("{shown} is a file"), "name a directory; it need not be there yet".to_owned());
     }
+    data
 }
 
 /// Port 0 is any free port, so two of them never clash.

@@ -48,7 +48,8 @@ pub(super) fn check(raw: Vec<Option<raw::Route>>, known: &Known<'_>, report: &mu
         chain(&raw, &path, known.registry, report);
         let Some(at) = route_path(&raw, &path, report) else { continue };
         reachable(&at, &checked, &path.at("path"), report);
-        let entries = raw.chain.iter().flatten().map(|entry| build(entry, known)).collect();
+        let places = (0..).map(|entry| path.at("chain").at(entry));
+        let entries = raw.chain.iter().zip(places).filter_map(|(entry, place)| Some(build(entry.as_ref()?, place, known))).collect();
         if let Some(target) = target {
             checked.push(Route { path: at, chain: entries, target });
         }
@@ -167,7 +168,7 @@ fn whole(raw: &raw::Route, registry: &Registry, at: &Path, message: String, hint
 }
 
 /// Lays defaults, the route's and each tenant's overrides over each other.
-fn build(entry: &raw::Entry, known: &Known<'_>) -> ChainEntry {
+fn build(entry: &raw::Entry, place: Path, known: &Known<'_>) -> ChainEntry {
     let none = Value::Null;
     let config = overlay(known.defaults.get(&entry.plugin).unwrap_or(&none), &entry.config);
     let tenants = known.tenants.iter().map(|one| {
@@ -178,7 +179,7 @@ fn build(entry: &raw::Entry, known: &Known<'_>) -> ChainEntry {
             keys: raw.map_or(Value::Null, |raw| raw.keys.clone()),
         }
     });
-    ChainEntry { plugin: entry.plugin.clone(), tenants: tenants.collect(), config }
+    ChainEntry { plugin: entry.plugin.clone(), tenants: tenants.collect(), config, place }
 }
 
 /// One mapping with another's keys laid over it: a key that is overridden is replaced whole.
