@@ -5,11 +5,11 @@ CARGO ?= cargo
 FILE ?= benches/conversations.jsonl
 ARGS ?=
 
-.PHONY: help run tools test bench fmt lint doc replay
+.PHONY: help run tools test bench fmt lint doc reference replay
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-9s %s\n", $$1, $$2 }'
 
 run: ## start the gateway with ./config.yaml
 	$(CARGO) run --release --locked
@@ -32,6 +32,10 @@ lint: ## what CI refuses: formatting, warnings
 
 doc: ## the API documentation; broken links are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+reference: ## renew docs/config.md and docs/config.schema.json, which the code makes
+	$(CARGO) run --locked --package fengda -- schema > docs/config.schema.json
+	$(CARGO) run --locked --package fengda -- schema --markdown > docs/config.md
 
 replay: ## play conversations against a gateway of its own and check every answer
 	$(CARGO) build --release --locked --package fengda --package fengda-benches --bin fengda --bin replay

@@ -241,7 +241,7 @@ impl Default for History {
 #[schemars(extend("required" = ["protocol"]))]
 pub(super) struct Upstream {
     /// What it speaks.
-    #[schemars(extend("enum" = ["demo", "answer"]))]
+    #[schemars(with = "String", extend("enum" = ["demo", "answer"]))]
     pub(super) protocol: Option<String>,
     /// Where it is, as `http://127.0.0.1:9000`: a scheme, a host, a port.
     #[schemars(with = "Vec<String>")]
@@ -305,6 +305,7 @@ impl Default for Timeouts {
 #[schemars(extend("required" = ["path"]))]
 pub(super) struct Route {
     /// Of the URL, as `/v1/chat`; one that ends in `/` takes everything below it too.
+    #[schemars(with = "String")]
     pub(super) path: Option<String>,
     /// Whether its chain need not prove who a request is from. Never with a flow or history.
     pub(super) public: bool,
@@ -357,6 +358,7 @@ impl<'de> Deserialize<'de> for Entry {
 #[schemars(extend("required" = ["flow", "keys"]))]
 pub(super) struct Tenant {
     /// The script.
+    #[schemars(with = "String")]
     pub(super) flow: Option<PathBuf>,
     /// The keys of its tokens, at least one; several while they are rolled.
     #[schemars(with = "Vec<KeyConfig>")]

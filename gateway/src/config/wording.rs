@@ -148,6 +148,8 @@ mod tests {
             ("Listen", Some("listen")),
             ("ratelimit", Some("rate_limit")),
             ("rate-limit", Some("rate_limit")),
+            ("rateLimit", Some("rate_limit")),
+            ("RATE_LIMIT", Some("rate_limit")),
             ("trun", Some("turn")),
             ("lg", Some("log")),
             ("x", None),

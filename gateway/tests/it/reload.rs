@@ -243,7 +243,7 @@ async fn a_hundred_reloads_under_load_fail_no_request_and_lose_no_state() {
     let (early, late) = (early.unwrap(), Size::of(&process).await);
     stop.store(true, Ordering::Relaxed);
     for client in clients {
-        assert!(client.await.unwrap() > 20, "there was load");
+        assert!(client.await.unwrap() > 5, "there was load");
     }
     release.notify_one();
     assert_eq!(held.await.unwrap().json()["answer"], "0:held", "a turn outlives the configuration it began with");

@@ -1,5 +1,7 @@
 //! As much of a JSON Schema validator as `docs/config.schema.json` needs; a keyword that it does not know fails the test.
 
+use std::{cell::RefCell, collections::HashMap};
+
 use regex::Regex;
 use serde_json::{Map, Value};
 
@@ -32,7 +34,7 @@ fn check(root: &Value, schema: &Value, value: &Value, path: &str, found: &mut Ve
             "type" => expected.as_array().map_or_else(|| is(expected, value), |kinds| kinds.iter().any(|kind| is(kind, value))),
             "enum" => expected.as_array().unwrap().contains(value),
             "const" => expected == value,
-            "pattern" => value.as_str().is_none_or(|text| Regex::new(expected.as_str().unwrap()).unwrap().is_match(text)),
+            "pattern" => value.as_str().is_none_or(|text| matches(expected.as_str().unwrap(), text)),
             "minimum" => value.as_f64().is_none_or(|n| n >= expected.as_f64().unwrap()),
             "maximum" => value.as_f64().is_none_or(|n| n <= expected.as_f64().unwrap()),
             "minProperties" => value.as_object().is_none_or(|o| o.len() as u64 >= expected.as_u64().unwrap()),
@@ -56,6 +58,12 @@ fn check(root: &Value, schema: &Value, value: &Value, path: &str, found: &mut Ve
             found.push(format!("{path}: {keyword}"));
         }
     }
+}
+
+/// Compiling a pattern takes much longer than using it.
+fn matches(pattern: &str, text: &str) -> bool {
+    thread_local!(static COMPILED: RefCell<HashMap<String, Regex>> = RefCell::default());
+    COMPILED.with_borrow_mut(|all| all.entry(pattern.to_owned()).or_insert_with(|| Regex::new(pattern).unwrap()).is_match(text))
 }
 
 /// One of them holds. If none does, what is wrong with the one that comes nearest, which is more use than "none".
