@@ -1,6 +1,12 @@
 //! What is wrong with a configuration, said so that the reader can act on it.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    fs::File,
+    io::Read as _,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     Source,
@@ -82,12 +88,15 @@ pub(super) struct Report {
     warnings: Vec<Diagnostic>,
     /// What the configuration is made of: see [`Config::files`](super::Config::files).
     files: Vec<PathBuf>,
+    /// The texts of files that are part of the configuration, by where it names them.
+    texts: Vec<(String, String)>,
 }
 
 impl Report {
     pub(super) fn new(source: Source, unfilled: Vec<(Path, Unfilled)>) -> Self {
         let files = source.files.clone();
-        let mut report = Self { source: Arc::new(source), unread: Vec::new(), found: Vec::new(), warnings: Vec::new(), files };
+        let mut report =
+            Self { source: Arc::new(source), unread: Vec::new(), found: Vec::new(), warnings: Vec::new(), files, texts: Vec::new() };
         for (path, why) in unfilled {
             report.unreadable(path, Wording { message: why.to_string(), hint: Some(why.hint()), about_key: false });
         }
@@ -110,6 +119,25 @@ impl Report {
     /// Notes that a file is part of the configuration, whether it is there or not: when it changes, the configuration does.
     pub(super) fn depends_on(&mut self, file: PathBuf) {
         self.files.push(file);
+    }
+
+    /// Reads a file of at most `max` bytes that the configuration names at `place`. Its text is part of the configuration, as if it stood
+    /// there: of the hash, and of what is watched.
+    ///
+    /// # Errors
+    /// What is wrong with the file, for a sentence that names it.
+    pub(super) fn read(&mut self, place: &Path, file: &FilePath, max: usize) -> Result<String, String> {
+        self.depends_on(file.to_owned());
+        let mut text = String::new();
+        let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+        match File::open(file).and_then(|file| file.take(limit).read_to_string(&mut text)) {
+            Ok(_) if text.len() > max => Err(format!("is longer than {}KiB", max >> 10)),
+            Ok(_) => {
+                self.texts.push((place.to_string(), text.clone()));
+                Ok(text)
+            }
+            Err(e) => Err(format!("cannot be read: {e}")),
+        }
     }
 
     /// The values that could not be read so far.
@@ -157,9 +185,14 @@ impl Report {
         self.found.is_empty()
     }
 
-    /// What the configuration is made of, and what was warned of, so far.
-    pub(super) fn files_and_warnings(&self) -> (Vec<PathBuf>, Vec<Diagnostic>) {
-        (self.files.clone(), self.warnings.clone())
+    /// What the configuration is made of so far: its files, and the texts of those that are not the configuration's own.
+    pub(super) fn made_of(&self) -> (Vec<PathBuf>, Vec<(String, String)>) {
+        (self.files.clone(), self.texts.clone())
+    }
+
+    /// What was warned of so far.
+    pub(super) fn warnings(&self) -> Vec<Diagnostic> {
+        self.warnings.clone()
     }
 
     /// What was found wrong.

@@ -3,8 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::Read,
     path::{Path as FilePath, PathBuf},
 };
 
@@ -20,10 +18,7 @@ const MAX_BYTES: usize = 64 << 10;
 /// A file with one of a tenant's public keys.
 pub(super) struct KeyFile {
     pub(super) tenant: String,
-    /// Where the configuration names it.
-    pub(super) place: Path,
     pub(super) path: PathBuf,
-    pub(super) text: String,
 }
 
 /// Puts the text of the file into the place of each `public_key` that is a path, and returns these files.
@@ -37,32 +32,21 @@ pub(super) fn read_in(tenants: &mut BTreeMap<String, Option<raw::Tenant>>, repor
             };
             let place = Path::parse("tenants").at(name.as_str()).at("keys").at(i).at("public_key");
             let file = report.source.resolve(FilePath::new(key));
-            report.depends_on(file.clone());
-            match text(&file) {
+            match report.read(&place, &file, MAX_BYTES) {
                 Ok(text) => {
-                    key.clone_from(&text);
-                    read.push(KeyFile { tenant: name.clone(), place, path: file, text });
+                    *key = text;
+                    read.push(KeyFile { tenant: name.clone(), path: file });
                 }
                 Err(why) => {
                     let message = format!("the key file {} {why}", report.shown(&place, file.display()));
                     report.add(
                         &place,
                         message,
-                        "a public key in PEM form, or the path of a file with one, relative to this file".to_owned(),
+                        "a public key in PEM form, or the path of a file with one, relative to the configuration file".to_owned(),
                     );
                 }
             }
         }
     }
     read
-}
-
-fn text(file: &FilePath) -> Result<String, String> {
-    let mut text = String::new();
-    let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    match File::open(file).and_then(|file| file.take(limit).read_to_string(&mut text)) {
-        Ok(_) if text.len() > MAX_BYTES => Err("is longer than 64KiB".to_owned()),
-        Ok(_) => Ok(text),
-        Err(e) => Err(format!("cannot be read: {e}")),
-    }
 }

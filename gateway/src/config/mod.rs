@@ -174,10 +174,10 @@ impl Config {
         }
         let mut raw = read::typed(tree, &mut report);
         let key_files = keys::read_in(&mut raw.tenants, &mut report);
-        let key_texts = key_files.iter().map(|key| (key.place.to_string(), key.text.clone())).collect();
-        let hash = hash::of(bytes, &[parts.texts, expanded.used, key_texts].concat());
-        let mut config = check::check(raw, &key_files, hash, registry, &mut report);
-        (config.files, config.warnings) = report.files_and_warnings();
+        let mut config = check::check(raw, &key_files, registry, &mut report);
+        let (files, texts) = report.made_of();
+        (config.files, config.warnings) = (files, report.warnings());
+        config.hash = hash::of(bytes, &[parts.texts, expanded.used, texts].concat());
         Ok((config, report))
     }
 }

@@ -38,7 +38,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
 /// Checks what was read.
-pub(super) fn check(raw: Raw, key_files: &[KeyFile], hash: String, registry: &Registry, report: &mut Report) -> Config {
+pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report: &mut Report) -> Config {
     addresses(raw.listen, raw.admin, report);
     let data = data(&raw.data, report);
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -74,7 +74,7 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], hash: String, registry: &Re
         routes,
         tenants,
         log: raw.log,
-        hash,
+        hash: String::new(),
         files: Vec::new(),
         warnings: Vec::new(),
         source: Arc::clone(&report.source),

@@ -65,7 +65,7 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
             if flow.is_dir() {
                 report.add(&at, format!("{shown} is a directory"), "name the script in it, such as `main.lua`".to_owned());
             } else {
-                report.add(&at, format!("there is no file {shown}"), "paths are relative to this file".to_owned());
+                report.add(&at, format!("there is no file {shown}"), "paths are relative to the configuration file".to_owned());
             }
         }
         Some(_) => {}
