@@ -1,10 +1,13 @@
 //! One request of a client and the connection it came on: reading its body and noticing that it went away.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use fengda_plugins::api::{Code, Reject, RequestCtx};
-use http::{StatusCode, header, request::Parts};
+use http::{StatusCode, Version, header, request::Parts};
 use pingora_core::{
     ErrorType,
     apps::{HttpPersistentSettings, ReusedHttpStream},
@@ -15,6 +18,10 @@ use pingora_core::{
 use crate::{
     chain::Chain,
     config::Limits,
+    edge::{
+        head::{self, BadHead},
+        tls,
+    },
     snapshot::Route,
     telemetry::{Metrics, Timing},
 };
@@ -24,6 +31,10 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(1);
 /// The same in bytes.
 const LINGER_BYTES: usize = 4 << 20;
+
+/// A client that closes its sending side so soon after its request waits for the answer, as `nc -N` and old clients do; one that
+/// closes it later has gone. On HTTP/1.1 the two look alike.
+const HALF_CLOSE: Duration = Duration::from_millis(250);
 
 /// A request being served.
 pub struct Downstream {
@@ -42,8 +53,12 @@ pub struct Downstream {
     pub(crate) write_timeout: Duration,
     /// A write failed: what the client has of the answer is anybody's guess.
     pub(crate) lost: bool,
-    /// The body's framing is broken: where the next request would begin is not known.
+    /// Where the request ends, and so where the next one would begin, is not known.
     broken: bool,
+    /// Since when it is looked whether the client is still there.
+    watched: Option<Instant>,
+    /// The client sends nothing any more, and waits.
+    half_closed: bool,
     draining: ShutdownWatch,
 }
 
@@ -52,7 +67,37 @@ impl Downstream {
     pub fn new(session: ServerSession, ctx: RequestCtx, limits: &Limits, draining: ShutdownWatch) -> Self {
         let write_timeout = limits.read_timeout;
         let timing = Timing::begin();
-        Self { session, ctx, route: None, status: None, code: None, timing, write_timeout, lost: false, broken: false, draining }
+        Self {
+            session,
+            ctx,
+            route: None,
+            status: None,
+            code: None,
+            timing,
+            write_timeout,
+            lost: false,
+            broken: false,
+            watched: None,
+            half_closed: false,
+            draining,
+        }
+    }
+
+    /// Whether the client's connection is encrypted.
+    pub fn is_secure(&self) -> bool {
+        tls::is_secure(self.session.digest())
+    }
+
+    /// Checks the head and makes its path plain: everything after this reads that one.
+    ///
+    /// # Errors
+    /// The request cannot be served as it is, and ends its connection.
+    pub fn check_head(&mut self, limits: &Limits) -> Result<(), Reject> {
+        head::check(&mut self.session, limits).map_err(|BadHead { reject, unframed }| {
+            self.broken |= unframed;
+            self.close_after();
+            reject
+        })
     }
 
     /// The request's head.
@@ -87,8 +132,8 @@ impl Downstream {
         let read = tokio::time::timeout(limits.body_deadline, self.read_chunks(limits.body)).await.unwrap_or(Err(BodyError::TooSlow));
         self.timing.waits().add(self.timing.elapsed() - before);
         read.map_err(|error| {
+            self.broken |= matches!(error, BodyError::Broken);
             if !matches!(error, BodyError::TooLarge) {
-                self.broken = true;
                 self.close_after();
             }
             match error {
@@ -100,7 +145,9 @@ impl Downstream {
     }
 
     async fn read_chunks(&mut self, most: usize) -> Result<Bytes, BodyError> {
-        if self.session.get_header_bytes(header::EXPECT).eq_ignore_ascii_case(b"100-continue") {
+        // An HTTP/1.0 client would take it for the answer.
+        let head = self.head();
+        if head.version != Version::HTTP_10 && head.headers.contains_key(header::EXPECT) {
             self.session.write_continue_response().await.map_err(|_| BodyError::Broken)?;
         }
         let mut first = Bytes::new();
@@ -125,12 +172,24 @@ impl Downstream {
         })
     }
 
-    /// Returns when the client has gone; never if it waits, or sends its next request ahead.
-    ///
-    /// A client that closes its sending side counts as gone: on HTTP/1.1 the two look alike.
+    /// Returns when the client has gone; never if it waits, or sends its next request ahead. See [`HALF_CLOSE`].
     pub async fn gone(&mut self) {
-        // What it returns before that is not for this request.
-        while self.session.read_body_or_idle(true).await.is_ok() {}
+        if self.half_closed {
+            return std::future::pending().await;
+        }
+        let since = *self.watched.get_or_insert_with(Instant::now);
+        let error = loop {
+            // What it returns before that is not for this request.
+            if let Err(error) = self.session.read_body_or_idle(true).await {
+                break error;
+            }
+        };
+        let closed = *error.etype() == ErrorType::ConnectionClosed && self.session.as_http1().is_some();
+        self.half_closed = closed && since.elapsed() < HALF_CLOSE;
+        if self.half_closed {
+            // Should it have gone after all, writing to it fails.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Closes the connection after the answer instead of keeping it for another request.

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     config::{Config, Diagnostics},
+    edge::tls::Acceptor,
     snapshot::{Snapshot, Workshop},
     telemetry::{Event, Metrics, logger, series::RouteMetrics},
     turn::{Lanes, Outcome},
@@ -112,6 +113,7 @@ impl Gateway {
         reloads.applied_at.set(i64::try_from(self.clock.now().0 / 1000).unwrap_or(i64::MAX));
         reloads.info.reset();
         reloads.info.with_label_values(&[&config.hash]).set(1);
+        self.metrics.set_tls_expiry(config.tls.as_ref().and_then(Acceptor::expiry));
         for (tenant, problem) in &snapshot.flows {
             flow_refused.with_label_values(&[tenant]).set(i64::from(problem.is_some()));
         }

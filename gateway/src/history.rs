@@ -52,11 +52,11 @@ pub async fn serve(metrics: &Metrics, snapshot: &Arc<Snapshot>, down: &mut Downs
             in_time(patience, &store.erase, phase.erase_session(&session(id)?))
                 .await
                 .map_err(|e| store_failed(metrics, down, "erase", &e))?;
-            down.no_content().await
+            down.no_content(&[]).await
         }
         (Method::DELETE, None) => {
             in_time(patience, &store.erase, phase.erase_user(&user)).await.map_err(|e| store_failed(metrics, down, "erase", &e))?;
-            down.no_content().await
+            down.no_content(&[]).await
         }
         _ => {
             let allow = HeaderValue::from_static("GET, DELETE");

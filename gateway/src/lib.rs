@@ -8,6 +8,7 @@ pub mod chat;
 pub mod check;
 pub mod config;
 pub mod downstream;
+pub mod edge;
 pub mod flow;
 pub mod gateway;
 pub mod history;

@@ -1,4 +1,4 @@
-//! The public listener's side of Pingora: takes a request off a connection, routes it through its chain to its target.
+//! A request of the public listener, from its head to the log: off its connection, through its route's chain to its target.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -11,8 +11,11 @@ use fengda_plugins::api::{Code, Reject, RequestCtx, RequestId, Summary, TracePar
 use http::StatusCode;
 use pingora_core::{
     ErrorType,
-    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
-    protocols::{Stream, http::ServerSession},
+    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
+    protocols::http::{
+        ServerSession,
+        v2::server::{H2Options, default_h2_options},
+    },
     server::ShutdownWatch,
 };
 
@@ -20,6 +23,7 @@ use crate::{
     chat,
     config::Limits,
     downstream::Downstream,
+    edge::{cors::Cors, last_call},
     gateway::Gateway,
     history, respond,
     snapshot::{Snapshot, Target},
@@ -27,100 +31,49 @@ use crate::{
     try_page,
 };
 
-/// How long connections without a request are kept when the gateway drains. Clients' requests that crossed the signal are still served.
-pub(crate) const LAST_CALL: Duration = Duration::from_millis(100);
-/// How long an HTTP/2 connection without a stream is kept.
-const H2_IDLE: Duration = Duration::from_secs(60);
-
-/// Takes connections of the public listener and tells HTTP/1.1 from HTTP/2 by their first bytes.
-///
-/// Pingora would do that too, but waits for the 24 bytes of the HTTP/2 preface: a whole HTTP/1.0 request can be shorter.
-pub struct Public {
-    http1: Arc<Proxy>,
-    http2: Arc<Proxy>,
-}
-
-impl Public {
-    /// For one listener; all of a gateway's share the gateway.
-    pub fn new(gateway: &Arc<Gateway>) -> Self {
-        Self { http1: Arc::new(Proxy::new(gateway.clone(), false)), http2: Arc::new(Proxy::new(gateway.clone(), true)) }
-    }
-}
-
-#[async_trait]
-impl ServerApp for Public {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _open = self.http1.gateway.connections.token();
-        let silent = self.http1.gateway.metrics.silent_connection();
-        let (keepalive, header_deadline) = {
-            let limits = &self.http1.gateway.snapshot.load().config.limits;
-            (limits.keepalive, limits.header_deadline)
-        };
-        // No method of HTTP/1.1 is called PRI (RFC 9113, section 3.4), and no request of it is shorter.
-        let mut first = [0; 3];
-        let read = tokio::select! {
-            biased;
-            read = tokio::time::timeout(keepalive, stream.try_peek(&mut first)) => read,
-            // A connection that was opened ahead of time is closed when the gateway drains.
-            () = last_call(shutdown) => return None,
-        };
-        read.ok()?.ok()?;
-        let http2 = &first == b"PRI";
-        drop(silent);
-        let _counted = self.http1.gateway.metrics.connection(if http2 { "http2" } else { "http1" });
-        if !http2 {
-            return self.http1.process_new(stream, shutdown).await;
-        }
-        // Pingora looks at the whole preface again, and would wait for it for ever.
-        tokio::time::timeout(header_deadline, stream.try_peek(&mut [0; 24])).await.ok()?.ok()?;
-        self.http2.process_new(stream, shutdown).await
-    }
-}
-
-/// Returns when a connection without a request is to be closed because the gateway drains: not at once, for a request may be on its way.
-async fn last_call(shutdown: &ShutdownWatch) {
-    // The sender lives as long as the gateway; without it there is nothing left to wait for.
-    let _ = shutdown.clone().wait_for(|s| *s).await;
-    tokio::time::sleep(LAST_CALL).await;
-}
-
-/// Serves the requests of connections of one protocol.
-struct Proxy {
+/// Serves the requests of one connection.
+pub(crate) struct Proxy {
     gateway: Arc<Gateway>,
     options: HttpServerOptions,
+    /// Most streams of HTTP/2 at a time.
+    streams: u32,
 }
 
 impl Proxy {
-    fn new(gateway: Arc<Gateway>, h2c: bool) -> Self {
+    /// For a connection that speaks HTTP/2 or HTTP/1.1.
+    pub(crate) fn new(gateway: Arc<Gateway>, limits: &Limits, http2: bool) -> Self {
         let mut options = HttpServerOptions::default();
-        options.h2c = h2c;
-        options.h2_idle_timeout = Some(H2_IDLE);
-        Self { gateway, options }
+        options.h2c = http2;
+        options.h2_idle_timeout = Some(limits.h2_idle);
+        Self { gateway, options, streams: limits.streams }
     }
 
     async fn serve(&self, down: &mut Downstream, snapshot: &Arc<Snapshot>) {
-        let result = match self.admit(down, snapshot).await {
-            Ok(Target::Flow { upstream }) => chat::serve(&self.gateway, snapshot, upstream, down).await,
-            Ok(Target::History) => history::serve(&self.gateway.metrics, snapshot, down).await,
-            Ok(Target::TryPage) => try_page::serve(&self.gateway, snapshot, down).await,
-            Err(reject) => Err(reject),
-        };
-        if let Err(reject) = result {
+        if let Err(reject) = self.answer(down, snapshot).await {
             // A client that is gone cannot be told.
             let _ = down.reject(&reject).await;
         }
     }
 
-    async fn admit<'a>(&self, down: &mut Downstream, snapshot: &'a Snapshot) -> Result<&'a Target, Reject> {
-        check_head(down, &snapshot.config.limits)?;
-        let path = down.head().uri.path();
-        let route = snapshot.route(path).ok_or_else(|| {
+    async fn answer(&self, down: &mut Downstream, snapshot: &Arc<Snapshot>) -> Result<(), Reject> {
+        down.check_head(&snapshot.config.limits)?;
+        let route = snapshot.route(down.head().uri.path()).ok_or_else(|| {
             Reject::new(Code::NotFound, "no route has this path; the gateway's routes are in its configuration under `routes`")
         })?;
         down.route = Some(route.clone());
         down.ctx.route = route.path.clone();
+        // Browsers ask without credentials, so no plugin is asked.
+        if let Some(cors) = route.cors.as_ref().filter(|_| Cors::is_preflight(down.head())) {
+            let leave = cors.leave(down.head());
+            let _ = down.no_content(leave).await;
+            return Ok(());
+        }
         down.admit(route, &self.gateway.metrics).await?;
-        Ok(&route.target)
+        match &route.target {
+            Target::Flow { upstream } => chat::serve(&self.gateway, snapshot, upstream, down).await,
+            Target::History => history::serve(&self.gateway.metrics, snapshot, down).await,
+            Target::TryPage => try_page::serve(&self.gateway, snapshot, down).await,
+        }
     }
 
     fn context_of(&self, session: &ServerSession) -> RequestCtx {
@@ -176,19 +129,6 @@ fn method_label(down: &Downstream) -> &'static str {
     }
 }
 
-fn check_head(down: &mut Downstream, limits: &Limits) -> Result<(), Reject> {
-    let headers = &down.head().headers;
-    let problem = if headers.len() > limits.headers {
-        Some(format!("the request has {} header fields, at most {} are taken (`limits.headers`)", headers.len(), limits.headers))
-    } else {
-        headers
-            .iter()
-            .find(|(name, value)| name.as_str().len() + value.len() > limits.header_field)
-            .map(|_| format!("a header field is over {} bytes, name and value together (`limits.header_field`)", limits.header_field))
-    };
-    problem.map_or(Ok(()), |p| Err(Reject::new(Code::HeadersTooLarge, p)))
-}
-
 #[async_trait]
 impl HttpServerApp for Proxy {
     async fn process_new_http(self: &Arc<Self>, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
@@ -208,7 +148,7 @@ impl HttpServerApp for Proxy {
         match read {
             Ok(Ok(true)) => {}
             Ok(Err(e)) if *e.etype() == ErrorType::InvalidHTTPHeader => {
-                let status = respond::refuse_unparsable(&mut session, &RequestId::random(), limits.read_timeout).await;
+                let status = respond::refuse_unparsable(&mut session, &e, &RequestId::random(), limits.read_timeout).await;
                 gateway.metrics.requests.with_label_values(&["-", "-", status.as_str()]).inc();
                 return None;
             }
@@ -226,5 +166,11 @@ impl HttpServerApp for Proxy {
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.options)
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        let mut options = default_h2_options();
+        options.max_concurrent_streams(self.streams);
+        Some(options)
     }
 }

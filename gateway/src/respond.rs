@@ -58,8 +58,8 @@ impl Downstream {
     }
 
     /// Answers without a body.
-    pub async fn no_content(&mut self) -> Result<(), Unwritable> {
-        self.whole(StatusCode::NO_CONTENT, &[], Bytes::new()).await
+    pub async fn no_content(&mut self, headers: &[(HeaderName, HeaderValue)]) -> Result<(), Unwritable> {
+        self.whole(StatusCode::NO_CONTENT, headers, Bytes::new()).await
     }
 
     /// Answers with an error in the one format.
@@ -109,6 +109,9 @@ impl Downstream {
         all.extend(headers.iter().cloned());
         if let Some(route) = &self.route {
             route.chain.response(&self.ctx, status, &mut all);
+            if let Some(cors) = &route.cors {
+                cors.mark(self.session.req_header(), &mut all);
+            }
         }
         let mut head = ResponseHeader::build_no_case(status, Some(all.len() + 4)).expect("a StatusCode is a valid status");
         for (name, value) in &all {
@@ -175,12 +178,18 @@ impl Downstream {
     }
 }
 
-/// Answers what could not even be parsed as a request; the connection is closed after it. Returns the status.
-pub async fn refuse_unparsable(session: &mut ServerSession, request_id: &RequestId, write_timeout: Duration) -> StatusCode {
-    let reject = Reject::new(
-        Code::BadRequest,
-        "this is not an HTTP request that can be read: malformed, an absolute URI, or a head over 256 fields or 1 MiB",
-    );
+/// Answers what Pingora did not take for a request; the connection is closed after it. Returns the status.
+pub async fn refuse_unparsable(
+    session: &mut ServerSession,
+    error: &pingora_core::Error,
+    request_id: &RequestId,
+    write_timeout: Duration,
+) -> StatusCode {
+    let reject = if is_too_large(error) {
+        Reject::new(Code::HeadersTooLarge, "the request's head is over 256 fields or 1 MiB")
+    } else {
+        Reject::new(Code::BadRequest, "this is no HTTP request that can be read: its form, its Host or its Content-Length is wrong")
+    };
     let body = error_json(&reject, request_id.as_str());
     let status = reject.code.status();
     let mut head = ResponseHeader::build(status, Some(5)).expect("a StatusCode is a valid status");
@@ -192,6 +201,12 @@ pub async fn refuse_unparsable(session: &mut ServerSession, request_id: &Request
     // The client may be gone; then there is nobody to tell.
     let _ = tokio::time::timeout(write_timeout, session.write_error_response(head, body)).await;
     status
+}
+
+/// Whether a head was refused only for its size. Neither Pingora nor its parser has a type for that.
+fn is_too_large(error: &pingora_core::Error) -> bool {
+    let larger = error.context.as_ref().is_some_and(|context| context.as_str().starts_with("Request header larger"));
+    larger || error.cause.as_ref().is_some_and(|cause| cause.to_string() == "too many headers")
 }
 
 /// Answers a client of the admin listener.

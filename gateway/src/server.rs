@@ -24,8 +24,8 @@ use tokio::{runtime::Builder, sync::watch};
 use crate::{
     admin::Admin,
     config::{self, Config, Diagnostics},
+    edge::{LAST_CALL, Public, files},
     gateway::{Environment, Gateway},
-    proxy::{LAST_CALL, Public},
     registry,
     snapshot::{Snapshot, Workshop},
     telemetry::{Event, Metrics, Sink, logger},
@@ -110,7 +110,10 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     let (admin_socket, admin) = bind("admin", config.admin)?;
     let context = Context::open(&context_config(&config), options.clock, workshop.metrics.meters())?;
     slot.set(context.clone()).ok().expect("the slot was made above");
-    let threads = config.threads;
+    let (threads, connections, room) = (config.threads, config.limits.connections, files::room_for_clients());
+    if connections > room {
+        logger::emit(&Event::FewFiles { connections, served: room });
+    }
     let snapshot = Snapshot::build(config, &workshop, None)?;
     let gateway = Gateway::new(snapshot, workshop, options.config, options.environment, read);
     let (stop_serving, serving) = watch::channel(false);
@@ -122,7 +125,8 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     let mut running = Running { public, admin, gateway, context, control, stop_serving, stop_admin, threads: Vec::with_capacity(threads) };
     for index in 0..threads {
         let socket = public_socket.try_clone()?;
-        let thread = spawn_serving_thread(index, running.gateway.clone(), socket, serving.clone(), running.stop_admin.subscribe())?;
+        let app = Public::new(running.gateway.clone(), room);
+        let thread = spawn_serving_thread(index, app, socket, serving.clone(), running.stop_admin.subscribe())?;
         running.threads.push(thread);
     }
     let event = Event::Listening { public: public.to_string(), admin: admin.to_string(), version: env!("CARGO_PKG_VERSION") };
@@ -202,7 +206,7 @@ async fn listen<A: ServerApp + Send + Sync + 'static>(name: String, app: A, sock
 /// A thread with a runtime of its own: a connection, its turns, their VMs and upstream connections never leave it.
 fn spawn_serving_thread(
     index: usize,
-    gateway: Arc<Gateway>,
+    app: Public,
     socket: TcpListener,
     stop: watch::Receiver<bool>,
     mut end: watch::Receiver<bool>,
@@ -210,7 +214,7 @@ fn spawn_serving_thread(
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(16).build()?;
     std::thread::Builder::new().name(format!("serve-{index}")).spawn(move || {
         runtime.block_on(async {
-            listen(format!("serve-{index}"), Public::new(&gateway), socket, stop).await;
+            listen(format!("serve-{index}"), app, socket, stop).await;
             // Requests in flight are tasks of this runtime: it lives until they are done.
             let _ = end.wait_for(|e| *e).await;
             // What HTTP/2 connections have queued is written by tasks of their own.

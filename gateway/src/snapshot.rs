@@ -13,6 +13,7 @@ use serde_yaml::Value;
 use crate::{
     chain::Chain,
     config::{self, Config, Diagnostic, Diagnostics, TenantConfig},
+    edge::cors::Cors,
     flow::{self, Level, LogLine, Script, ScriptError},
     scripts::{self, Loaded},
     telemetry::{
@@ -46,6 +47,8 @@ pub struct Route {
     pub target: Target,
     /// What is counted of them.
     pub metrics: RouteMetrics,
+    /// Which pages of other origins may use it.
+    pub cors: Option<Cors>,
     matches: config::Route,
 }
 
@@ -99,7 +102,8 @@ impl Snapshot {
             };
             let chain = Arc::new(Chain::new(plugins, &workshop.metrics));
             let metrics = RouteMetrics::new(workshop.metrics.clone(), route.path.clone());
-            routes.push(Arc::new(Route { path: route.path.clone(), chain, target, metrics, matches: route.clone() }));
+            let cors = route.cors.as_ref().map(Cors::new);
+            routes.push(Arc::new(Route { path: route.path.clone(), chain, target, metrics, cors, matches: route.clone() }));
         }
         let mut tenants = HashMap::new();
         let mut flows = BTreeMap::new();

@@ -1,52 +1,80 @@
-//! Public keys kept in files of their own: read together with the configuration, so that a key that was replaced is a change like
-//! any other, seen by the hash and by every comparison of old with new.
+//! Keys and certificates kept in files of their own: read together with the configuration, so that one that was replaced is a
+//! change like any other, seen by the hash and by every comparison of old with new.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path as FilePath, PathBuf},
-};
+use std::path::{Path as FilePath, PathBuf};
 
 use serde_yaml::Value;
 
-use super::{diagnostic::Report, path::Path, raw};
+use super::{
+    diagnostic::Report,
+    path::Path,
+    raw::{self, Raw},
+    wording::Wording,
+};
 
-/// What tells a key from the path of a file that holds one (RFC 7468).
+/// What tells a key or certificate from the path of a file that holds one (RFC 7468).
 const PEM: &str = "-----BEGIN";
-/// Longest key file in bytes.
+/// Longest such file in bytes.
 const MAX_BYTES: usize = 64 << 10;
 
-/// A file with one of a tenant's public keys.
+/// A file with a key or certificate.
 pub(super) struct KeyFile {
-    pub(super) tenant: String,
+    /// What it is, for messages.
+    pub(super) what: String,
     pub(super) path: PathBuf,
 }
 
-/// Puts the text of the file into the place of each `public_key` that is a path, and returns these files.
-pub(super) fn read_in(tenants: &mut BTreeMap<String, Option<raw::Tenant>>, report: &mut Report) -> Vec<KeyFile> {
+/// Puts the text of the file into the place of each path of one, and returns these files.
+pub(super) fn read_in(raw: &mut Raw, report: &mut Report) -> Vec<KeyFile> {
     let mut read = Vec::new();
-    for (name, tenant) in tenants {
+    for (name, tenant) in &mut raw.tenants {
         let keys = tenant.as_mut().and_then(|tenant| tenant.keys.as_sequence_mut());
         for (i, key) in keys.into_iter().flatten().enumerate() {
-            let Some(Value::String(key)) = key.get_mut("public_key").filter(|v| v.as_str().is_some_and(|text| !text.contains(PEM))) else {
-                continue;
-            };
+            let Some(Value::String(key)) = key.get_mut("public_key") else { continue };
             let place = Path::parse("tenants").at(name.as_str()).at("keys").at(i).at("public_key");
-            let file = report.source.resolve(FilePath::new(key));
-            match report.read(&place, &file, MAX_BYTES) {
-                Ok(text) => {
-                    *key = text;
-                    read.push(KeyFile { tenant: name.clone(), path: file });
-                }
-                Err(why) => {
-                    let message = format!("the key file {} {why}", report.shown(&place, file.display()));
-                    report.add(
-                        &place,
-                        message,
-                        "a public key in PEM form, or the path of a file with one, relative to the configuration file".to_owned(),
-                    );
-                }
+            if let Some(text) = text(format!("a key file of `{name}`"), place, key, &mut read, report) {
+                *key = text;
             }
         }
     }
+    if let Some(raw::Tls { cert, key }) = &mut raw.tls {
+        let at = |key: &str| Path::parse("tls").at(key);
+        if let Some(cert) = cert
+            && let Some(text) = text("the certificate".to_owned(), at("cert"), cert, &mut read, report)
+        {
+            *cert = text;
+        }
+        if let Some(key) = key
+            && let Some(text) = text("the certificate's key".to_owned(), at("key"), key.expose(), &mut read, report)
+        {
+            *key = text.into();
+        }
+    }
     read
+}
+
+/// The text of the file that a value names, unless it is no path. A file that cannot be read is reported.
+fn text(what: String, place: Path, value: &str, read: &mut Vec<KeyFile>, report: &mut Report) -> Option<String> {
+    if value.contains(PEM) {
+        return None;
+    }
+    let path = report.source.resolve(FilePath::new(value));
+    match report.read(&place, &path, MAX_BYTES) {
+        Ok(text) => {
+            read.push(KeyFile { what, path });
+            Some(text)
+        }
+        Err(why) => {
+            let message = format!("the key file {} {why}", shown(&place, &path, report));
+            let hint = "PEM, or the path of a file with it, relative to the configuration file".to_owned();
+            report.unreadable(place, Wording { message, hint: Some(hint), about_key: false });
+            None
+        }
+    }
+}
+
+/// The path, unless it may be a private key that was pasted in a form that is not known here.
+fn shown(place: &Path, path: &FilePath, report: &Report) -> String {
+    let private = *place == Path::parse("tls.key");
+    if private { "that `tls.key` names".to_owned() } else { report.shown(place, path.display()) }
 }

@@ -6,7 +6,7 @@
 //! | `tenants_d` → tree | the tenants of other files, in their place | the same for each file, a tenant twice |
 //! | tree → `env` | `${NAME}` in string values | names that are not set |
 //! | tree → `raw` | typed as written, defaults filled in | unknown keys, wrong types |
-//! | raw → `keys` | the text of key files in the place of their paths | what cannot be read |
+//! | raw → `keys` | the text of key and certificate files in the place of their paths | what cannot be read |
 //! | raw → `check` → [`Config`] | everything resolved | what has no meaning |
 //!
 //! Each step goes on after a problem, so that an operator sees all of them at once, each with its line and a way out.
@@ -23,6 +23,8 @@ use std::{
 };
 
 use fengda_plugins::api::Registry;
+
+use crate::edge::tls;
 
 mod check;
 mod diagnostic;
@@ -49,7 +51,9 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 use marks::{Flaw, MAX_BYTES, Mark, Marks};
 pub use reference::reference;
 pub use schema::schema;
-pub use types::{AnswerUpstream, ChainEntry, Durability, Endpoint, FlowLimits, Limits, Log, Route, Store, Target, TenantConfig, Upstream};
+pub use types::{
+    AnswerUpstream, ChainEntry, Cors, Durability, Endpoint, FlowLimits, Limits, Log, Origins, Route, Store, Target, TenantConfig, Upstream,
+};
 
 /// Looks an environment variable up; `None` if it is not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -57,8 +61,10 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// A checked configuration: every name in it is known, every path resolved, every limit sane.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where clients connect: HTTP/1.1 and h2c.
+    /// Where clients connect: HTTP/1.1 and HTTP/2.
     pub listen: SocketAddr,
+    /// What TLS on `listen` is spoken with; clients connect in the clear if absent.
+    pub tls: Option<tls::Acceptor>,
     /// Where operators connect: metrics, health, status, reload. Never the same as `listen`.
     pub admin: SocketAddr,
     /// The directory of the embedded store and the tenants' logs. Need not exist yet.
@@ -83,7 +89,7 @@ pub struct Config {
     pub tenants: Vec<TenantConfig>,
     /// The gateway's own log.
     pub log: Log,
-    /// Tells two configurations apart, environment and key files included: 32 hex digits, the same on every replica. Gives no
+    /// Tells two configurations apart, environment, key and certificate files included: 32 hex digits, the same on every replica. Gives no
     /// secret away that is too long to be guessed.
     pub hash: String,
     /// All files it is made of: itself, those of `tenants.d`, flows, keys. A change of one makes another configuration.
@@ -173,7 +179,7 @@ impl Config {
             report.flaw(place, flaw);
         }
         let mut raw = read::typed(tree, &mut report);
-        let key_files = keys::read_in(&mut raw.tenants, &mut report);
+        let key_files = keys::read_in(&mut raw, &mut report);
         let mut config = check::check(raw, &key_files, registry, &mut report);
         let (files, texts) = report.made_of();
         (config.files, config.warnings) = (files, report.warnings());

@@ -8,7 +8,10 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use fengda_plugins::{api::Text, auth::KeyConfig};
+use fengda_plugins::{
+    api::{Secret, Text},
+    auth::KeyConfig,
+};
 use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
@@ -34,6 +37,8 @@ pub(super) struct Raw {
     pub(super) admin: SocketAddr,
     /// The directory of the stored conversations and the tenants' logs; made if it is not there.
     pub(super) data: PathBuf,
+    /// TLS on `listen`. Clients connect in the clear if absent.
+    pub(super) tls: Option<Tls>,
     /// Serving threads: 1 to 512. One for each core if absent.
     pub(super) threads: Option<usize>,
     /// A page to chat in at `/`, for trying it out: demo tenants, from this machine.
@@ -82,6 +87,7 @@ impl Default for Raw {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9901)),
             data: "./data".into(),
+            tls: None,
             threads: None,
             try_page: false,
             watch: true,
@@ -124,6 +130,9 @@ impl Default for Limits {
             query: 16 << 10,
             headers: 64,
             header_field: 8 << 10,
+            connections: 20_000,
+            streams: 128,
+            h2_idle: Duration::from_mins(1),
             keepalive: Duration::from_mins(1),
             header_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(30),
@@ -143,6 +152,18 @@ impl Default for Log {
     fn default() -> Self {
         Self { level: log::LevelFilter::Info, access: true }
     }
+}
+
+/// A certificate and its key: PEM, or the paths of files with it, read again at each reload.
+// `super::keys` puts the text in the place of the path.
+#[derive(Deserialize, Default, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["cert", "key"]))]
+pub(super) struct Tls {
+    /// The server's own certificate and then the others of its chain. Required.
+    pub(super) cert: Option<String>,
+    /// The private key of the first certificate, not encrypted. Required.
+    pub(super) key: Option<Secret>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -319,6 +340,40 @@ pub(super) struct Route {
     /// Plain proxying; reserved.
     #[schemars(skip)]
     pub(super) upstream: Option<Value>,
+    /// Which pages of other origins may use it. None if absent.
+    pub(super) cors: Option<Cors>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["origins"]))]
+pub(super) struct Cors {
+    /// As browsers write them, such as `https://shop.example`, or `*` alone for all. Required.
+    #[schemars(with = "Vec<String>")]
+    pub(super) origins: Vec<Option<String>>,
+    /// That pages may use. Those of the route's target if absent.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub(super) methods: Option<Vec<Option<String>>>,
+    /// The request's header fields that pages may set.
+    #[schemars(with = "Vec<String>")]
+    pub(super) headers: Vec<Option<String>>,
+    /// Whether pages may send what the browser holds, such as cookies. Never with `*`.
+    pub(super) credentials: bool,
+    /// How long a browser may remember this: 0s to 1d.
+    #[serde(with = "units::DurationText")]
+    pub(super) max_age: Duration,
+}
+
+impl Default for Cors {
+    fn default() -> Self {
+        Self {
+            origins: Vec::new(),
+            methods: None,
+            headers: ["authorization", "content-type"].map(|name| Some(name.to_owned())).into(),
+            credentials: false,
+            max_age: Duration::from_mins(10),
+        }
+    }
 }
 
 /// A plugin in a chain: `auth`, or `auth: {…}` with overrides.

@@ -13,6 +13,8 @@ use serde_yaml::Value;
 
 use super::*;
 
+mod edge;
+
 struct Nothing;
 
 impl Plugin for Nothing {
@@ -471,10 +473,10 @@ fn the_shipped_file_passes_and_says_the_defaults() {
 
 #[test]
 fn a_route_that_ends_in_a_slash_takes_what_is_below_it() {
-    let route = |path: &str| Route { path: path.into(), chain: Vec::new(), target: Target::History };
+    let route = |path: &str| Route { path: path.into(), chain: Vec::new(), target: Target::History, cors: None };
     assert!(route("/v1/chat").matches("/v1/chat") && !route("/v1/chat").matches("/v1/chat/") && !route("/v1/chat").matches("/v1/chats"));
     assert!(route("/v1/").matches("/v1/chat") && route("/v1/").matches("/v1/") && !route("/v1/").matches("/v1"));
-    let page = Route { path: "/".into(), chain: Vec::new(), target: Target::TryPage };
+    let page = Route { path: "/".into(), chain: Vec::new(), target: Target::TryPage, cors: None };
     assert!(page.matches("/") && page.matches("/try/token") && !page.matches("/v1/chat") && !page.matches("/try"));
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use fengda_plugins::api::{Tenant, TenantBuild, Text};
+use http::{HeaderName, HeaderValue, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
@@ -27,7 +28,14 @@ pub struct Limits {
     /// Longest header field, name and value together: 64B to 1MiB; 431.
     #[serde(with = "units::SizeText")]
     pub header_field: usize,
-    /// How long an idle connection of a client is kept: 1s to 1h.
+    /// Most connections of clients at a time: 1 to 1000000; one more is closed at once.
+    pub connections: usize,
+    /// Most streams of an HTTP/2 connection at a time: 1 to 10000.
+    pub streams: u32,
+    /// How long an HTTP/2 connection without a stream is kept: 100ms to 1h.
+    #[serde(with = "units::DurationText")]
+    pub h2_idle: Duration,
+    /// How long an idle HTTP/1.1 connection is kept, and how long any may take to say its first word: 1s to 1h.
     #[serde(with = "units::DurationText")]
     pub keepalive: Duration,
     /// How long a request's whole head may take once its first byte is there: 100ms to 10m.
@@ -118,6 +126,32 @@ pub struct Route {
     pub chain: Vec<ChainEntry>,
     /// What answers.
     pub target: Target,
+    /// Which pages of other origins may use it; none if absent.
+    pub cors: Option<Cors>,
+}
+
+/// What browsers are told about a route (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    /// Whose pages may read its answers.
+    pub origins: Origins,
+    /// The methods that they may use; at least one.
+    pub methods: Vec<Method>,
+    /// The request's fields that they may set besides those that any page may.
+    pub headers: Vec<HeaderName>,
+    /// Whether they may send cookies and other credentials that the browser holds. Never with [`Origins::Any`].
+    pub credentials: bool,
+    /// How long a browser may remember all this.
+    pub max_age: Duration,
+}
+
+/// Origins of pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// All of them.
+    Any,
+    /// These, as browsers write them in `Origin`; at least one.
+    These(Vec<HeaderValue>),
 }
 
 impl Route {

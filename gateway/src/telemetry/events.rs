@@ -29,6 +29,20 @@ pub enum Event<'a> {
         /// Version of the binary.
         version: &'static str,
     },
+    /// The process may not open files enough for `limits.connections`; fewer clients are served.
+    FewFiles {
+        /// What is configured.
+        connections: usize,
+        /// What is served.
+        served: usize,
+    },
+    /// A client's connection over the limit was closed. At most one line a second; the next one counts those left out.
+    ConnectionRefused {
+        /// The limit.
+        most: usize,
+        /// Connections refused since the last line that got none.
+        left_out: u64,
+    },
     /// One request was answered.
     Request {
         /// The request's id.
@@ -177,7 +191,11 @@ impl Event<'_> {
             | Self::FlowRefused { .. }
             | Self::LogEmptied { .. }
             | Self::NotFlushed { .. } => Level::Error,
-            Self::FlowFailed { .. } | Self::UpstreamFailed { .. } | Self::FlowNotKept { .. } | Self::Gap { .. } => Level::Warn,
+            Self::ConnectionRefused { .. }
+            | Self::FlowFailed { .. }
+            | Self::UpstreamFailed { .. }
+            | Self::FlowNotKept { .. }
+            | Self::Gap { .. } => Level::Warn,
             Self::Reloaded { broken_flows, .. } if !broken_flows.is_empty() => Level::Warn,
             _ => Level::Info,
         }

@@ -2,7 +2,7 @@
 //! lists. `docs/metrics.md` says how to read them, and a test holds it against this.
 
 use fengda_plugins::api::{Family, Meters};
-use prometheus::{Encoder, Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
+use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 
 use super::{Sink, logger, process};
 
@@ -33,6 +33,11 @@ pub struct Metrics {
     pub connections: IntGaugeVec,
     /// Connections of clients so far, by protocol.
     pub accepted: IntCounterVec,
+    /// Connections closed at once because `limits.connections`, or what open files allow, was reached.
+    pub connections_refused: IntCounter,
+    /// Connections that did not come to speak TLS.
+    pub tls_failures: IntCounter,
+    tls_expiry: IntGaugeVec,
     /// Answers being streamed.
     pub streams: IntGauge,
     /// Requests a plugin rejected, by plugin and error code.
@@ -97,6 +102,10 @@ impl Maker<'_> {
         self.0.counter(Family { name, help, labels })
     }
 
+    fn count(&self, name: &'static str, help: &'static str) -> IntCounter {
+        self.counter(name, help, &[]).with_label_values::<&str>(&[])
+    }
+
     fn gauges(&self, name: &'static str, help: &'static str, labels: &'static [&'static str]) -> IntGaugeVec {
         self.0.gauge(Family { name, help, labels })
     }
@@ -111,7 +120,7 @@ impl Maker<'_> {
 
     /// A counter of the whole process, which others count.
     fn followed(&self, name: &'static str, help: &'static str, read: fn() -> u64) {
-        let counter = self.counter(name, help, &[]).with_label_values::<&str>(&[]);
+        let counter = self.count(name, help);
         self.0.before_gather(move || counter.inc_by(read().saturating_sub(counter.get())));
     }
 
@@ -175,6 +184,13 @@ impl Metrics {
                 &["protocol"],
             ),
             accepted: make.counter("fengda_connections_accepted_total", "Connections of clients.", &["protocol"]),
+            connections_refused: make.count("fengda_connections_refused_total", "Connections over the limit, closed at once."),
+            tls_failures: make.count("fengda_tls_handshakes_failed_total", "Connections that did not come to speak TLS."),
+            tls_expiry: make.gauges(
+                "fengda_tls_certificate_expiry_timestamp_seconds",
+                "When the first certificate of the chain ends, in seconds since the Unix epoch.",
+                &[],
+            ),
             streams: make.gauge("fengda_streams", "Answers that are being streamed."),
             rejected: make.counter("fengda_plugin_rejections_total", "Requests a plugin rejected.", &["plugin", "code"]),
             plugin_seconds: make.histogram("fengda_plugin_duration_seconds", sampled, &["plugin", "phase"], &TINY),
@@ -229,6 +245,14 @@ impl Metrics {
         let mut out = Vec::new();
         TextEncoder::new().encode(&self.meters.gather(), &mut out).expect("writing to a Vec cannot fail and our families are valid");
         out
+    }
+
+    /// Says when the certificate in force ends, in seconds since 1970; nothing is shown if there is none.
+    pub fn set_tls_expiry(&self, expiry: Option<i64>) {
+        self.tls_expiry.reset();
+        if let Some(expiry) = expiry {
+            self.tls_expiry.with_label_values::<&str>(&[]).set(expiry);
+        }
     }
 
     /// Where plugins make metrics of their own.

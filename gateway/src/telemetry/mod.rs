@@ -6,9 +6,11 @@ pub mod metrics;
 mod process;
 pub mod series;
 mod sink;
+mod throttle;
 mod timing;
 
 pub use events::Event;
 pub use metrics::Metrics;
 pub use sink::{FileId, Sink};
+pub(crate) use throttle::Throttle;
 pub use timing::{Laps, Timing, Waits};

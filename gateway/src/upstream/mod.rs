@@ -6,19 +6,12 @@ mod demo;
 mod pool;
 mod sse;
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use fengda_plugins::api::{SessionKey, Text, TraceParent, Turn};
 use serde_json::value::RawValue;
 
-use crate::config;
+use crate::{config, telemetry::Throttle};
 
 pub use call::{Answering, CallError, Caller};
 
@@ -27,26 +20,6 @@ pub struct Upstream {
     name: Arc<str>,
     protocol: Protocol,
     failures: Throttle,
-}
-
-/// Lets one log line a second through and counts the others.
-#[derive(Default)]
-struct Throttle {
-    last: Mutex<Option<Instant>>,
-    left_out: AtomicU64,
-}
-
-impl Throttle {
-    /// How many lines were left out before this one, if this one may be written.
-    fn pass(&self) -> Option<u64> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        *last = Some(Instant::now());
-        Some(self.left_out.swap(0, Ordering::Relaxed))
-    }
 }
 
 enum Protocol {

@@ -48,6 +48,8 @@ codes! {
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE;
     /// The body is not JSON by its content type.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE;
+    /// The request expects what cannot be met.
+    ExpectationFailed = "expectation_failed", EXPECTATION_FAILED;
     /// A limit is used up; `Retry-After` says for how long.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS;
     /// A header field is over `limits.header_field`, or there are more than `limits.headers`.

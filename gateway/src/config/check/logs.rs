@@ -40,7 +40,7 @@ fn taken(tenants: &[TenantConfig], data: &FilePath, key_files: &[KeyFile], repor
     taken.extend(report.source.files.iter().map(|file| (normal(file), "the configuration file".to_owned())));
     let flow = |of: &TenantConfig| (normal(&of.flow), format!("the flow of `{}`", of.tenant.name()));
     taken.extend(tenants.iter().filter(|of| !of.flow.as_os_str().is_empty()).map(flow));
-    taken.extend(key_files.iter().map(|key| (normal(&key.path), format!("a key file of `{}`", key.tenant))));
+    taken.extend(key_files.iter().map(|key| (normal(&key.path), key.what.clone())));
     taken
 }
 

@@ -24,10 +24,12 @@ use super::{
     types::{Limits, Store},
 };
 
+mod cors;
 mod doubts;
 mod logs;
 mod routes;
 mod tenants;
+mod tls;
 mod upstreams;
 
 const MIB: usize = 1 << 20;
@@ -40,6 +42,7 @@ const DAY: Duration = Duration::from_hours(24);
 /// Checks what was read.
 pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report: &mut Report) -> Config {
     addresses(raw.listen, raw.admin, report);
+    let tls = raw.tls.as_ref().and_then(|tls| tls::check(tls, report));
     let data = data(&raw.data, report);
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = raw.threads.unwrap_or_else(cores);
@@ -62,6 +65,7 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report
     }
     let config = Config {
         listen: raw.listen,
+        tls,
         admin: raw.admin,
         data,
         threads,
@@ -112,6 +116,9 @@ fn limits(limits: &Limits, report: &mut Report) {
     within(report, "limits.query", limits.query, 64..=MIB, "64B to 1MiB");
     within(report, "limits.headers", limits.headers, 1..=256, "1 to 256");
     within(report, "limits.header_field", limits.header_field, 64..=MIB, "64B to 1MiB");
+    within(report, "limits.connections", limits.connections, 1..=1_000_000, "1 to 1000000");
+    within(report, "limits.streams", limits.streams, 1..=10_000, "1 to 10000");
+    within(report, "limits.h2_idle", limits.h2_idle, 100 * MILLISECOND..=HOUR, "100ms to 1h");
     within(report, "limits.keepalive", limits.keepalive, SECOND..=HOUR, "1s to 1h");
     within(report, "limits.header_deadline", limits.header_deadline, 100 * MILLISECOND..=10 * MINUTE, "100ms to 10m");
     within(report, "limits.body_deadline", limits.body_deadline, 100 * MILLISECOND..=10 * MINUTE, "100ms to 10m");

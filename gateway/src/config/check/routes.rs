@@ -6,8 +6,11 @@ use fengda_plugins::api::{Registry, TenantBuild};
 use http::uri::PathAndQuery;
 use serde_yaml::{Mapping, Value};
 
-use super::{alternatives, mapping};
-use crate::config::{ChainEntry, Route, Target, TenantConfig, Upstream, diagnostic::Report, path::Path, raw, types::TRY};
+use super::{alternatives, cors, mapping};
+use crate::{
+    config::{ChainEntry, Route, Target, TenantConfig, Upstream, diagnostic::Report, path::Path, raw, types::TRY},
+    edge::path::RequestPath,
+};
 
 /// The plugin that keeps conversations.
 const CONTEXT: &str = "context";
@@ -24,7 +27,7 @@ pub(super) struct Known<'a> {
 
 /// The route of the page to chat in, which is in the way of no other.
 pub(super) fn try_page(routes: &[Route], report: &mut Report) -> Route {
-    let page = Route { path: "/".into(), chain: Vec::new(), target: Target::TryPage };
+    let page = Route { path: "/".into(), chain: Vec::new(), target: Target::TryPage, cors: None };
     if let Some(taken) = routes.iter().find(|r| r.matches("/") || r.matches(TRY) || page.matches(&r.path)) {
         let message = format!("`try_page` needs `/` and what is below `{TRY}`, and there is a route for `{}`", taken.path);
         report.add(&Path::parse("try_page"), message, "remove one of them".to_owned());
@@ -51,7 +54,8 @@ pub(super) fn check(raw: Vec<Option<raw::Route>>, known: &Known<'_>, report: &mu
         let places = (0..).map(|entry| path.at("chain").at(entry));
         let entries = raw.chain.iter().zip(places).filter_map(|(entry, place)| Some(build(entry.as_ref()?, place, known))).collect();
         if let Some(target) = target {
-            checked.push(Route { path: at, chain: entries, target });
+            let cors = raw.cors.as_ref().and_then(|raw| cors::check(raw, &target, &path.at("cors"), report));
+            checked.push(Route { path: at, chain: entries, target, cors });
         }
     }
     checked
@@ -68,7 +72,18 @@ fn route_path(raw: &raw::Route, path: &Path, report: &mut Report) -> Option<Arc<
         report.add(&at, format!("{} is no path of a URL", report.shown(&at, text)), "such as `/v1/chat`; no query, no spaces".to_owned());
         return None;
     }
-    Some(text.as_str().into())
+    match RequestPath::parse(text.as_bytes()) {
+        Ok(normal) if normal.as_str() == text => Some(text.as_str().into()),
+        Ok(normal) => {
+            let hint = format!("write {}", report.shown(&path.at("path"), normal.as_str()));
+            report.add(&path.at("path"), "no request has this path: requests' paths are made plain before they are compared", hint);
+            None
+        }
+        Err(wrong) => {
+            report.add(&path.at("path"), format!("no request has this path: {wrong}"), None);
+            None
+        }
+    }
 }
 
 fn reachable(text: &str, earlier: &[Route], path: &Path, report: &mut Report) {
