@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
@@ -54,7 +54,7 @@ impl Http1 {
         Self::over(stream).await
     }
 
-    pub async fn over(stream: TcpStream) -> Self {
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self { sender }
@@ -89,10 +89,13 @@ pub async fn http1(addr: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
     Http1::connect(addr).await.send(request).await
 }
 
-pub async fn http2(addr: SocketAddr, mut request: Request<Full<Bytes>>) -> Reply {
+pub async fn http2(addr: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
+    http2_over(TcpStream::connect(addr).await.unwrap(), request).await
+}
+
+pub async fn http2_over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, mut request: Request<Full<Bytes>>) -> Reply {
     request.headers_mut().remove("host");
-    *request.uri_mut() = format!("http://{addr}{}", request.uri().path()).parse().unwrap();
-    let stream = TcpStream::connect(addr).await.unwrap();
+    *request.uri_mut() = format!("http://test{}", request.uri().path()).parse().unwrap();
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("an answer in time").unwrap();
@@ -126,8 +129,13 @@ pub async fn http2_stalled(addr: SocketAddr, request: Request<Full<Bytes>>) -> u
 pub async fn raw(addr: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(bytes).await.unwrap();
+    rest(stream).await
+}
+
+/// What a server still sends until it closes the connection, well or with a reset.
+pub async fn rest(mut stream: impl AsyncRead + Unpin) -> String {
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("a closed connection in time").unwrap();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("a closed connection in time");
     String::from_utf8_lossy(&answer).into_owned()
 }
 

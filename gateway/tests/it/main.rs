@@ -2,12 +2,16 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary has no interface, and its helpers are tests too")]
 
+mod bad_clients;
 mod bad_input;
 mod chat;
 mod cli;
 mod client;
 mod config;
+mod cors;
+mod edge;
 mod flows;
+mod frames;
 mod harness;
 mod history;
 mod isolation;
@@ -23,6 +27,7 @@ mod prometheus;
 mod reload;
 mod schema;
 mod speaker;
+mod tls;
 mod tokens;
 mod tool;
 mod try_page;

@@ -31,15 +31,35 @@ pub struct Process {
     log: Lines<BufReader<ChildStderr>>,
     pub public: SocketAddr,
     pub admin: SocketAddr,
+    /// What it logged up to the event `listening`, which is the last.
+    pub began: Vec<Value>,
 }
 
 impl Process {
     pub async fn start(config: &Path) -> Self {
-        let mut child = fengda().arg("run").arg("-c").arg(config).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_as(&[], config).await
+    }
+
+    /// Starts it through a command that takes the rest of its arguments for a command to run.
+    pub async fn start_as(through: &[&str], config: &Path) -> Self {
+        let words = [through, &[env!("CARGO_BIN_EXE_fengda"), "run", "-c"]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(config).stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let listening = event(&mut log, "listening").await;
-        let addr = |key: &str| listening[key].as_str().unwrap().parse().unwrap();
-        Self { public: addr("public"), admin: addr("admin"), child, log }
+        let began = events(&mut log, "listening").await;
+        let addr = |key: &str| began[began.len() - 1][key].as_str().unwrap().parse().unwrap();
+        Self { public: addr("public"), admin: addr("admin"), child, log, began }
+    }
+
+    /// Reads its log up to an event and returns that.
+    pub async fn event(&mut self, name: &str) -> Value {
+        events(&mut self.log, name).await.pop().expect("the event is the last")
+    }
+
+    /// How many files it has open.
+    pub fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id().expect("it runs"))).unwrap().count()
     }
 
     fn signal(&self, name: &str) {
@@ -52,14 +72,15 @@ impl Process {
     }
 }
 
-/// Reads log lines up to an event and returns it.
-async fn event(log: &mut Lines<BufReader<ChildStderr>>, name: &str) -> Value {
+/// Reads log lines up to an event and returns them.
+async fn events(log: &mut Lines<BufReader<ChildStderr>>, name: &str) -> Vec<Value> {
+    let mut read = Vec::new();
     loop {
         let line = tokio::time::timeout(PATIENCE, log.next_line()).await.expect("a log line in time").unwrap();
         let line = line.unwrap_or_else(|| panic!("the log ended before `{name}`"));
-        let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
-        if line["event"] == name {
-            return line;
+        read.push(serde_json::from_str::<Value>(&line).unwrap_or_else(|_| panic!("not JSON: {line}")));
+        if read.last().is_some_and(|line| line["event"] == name) {
+            return read;
         }
     }
 }
@@ -74,7 +95,7 @@ pub fn token(tenant: &str) -> String {
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
 }
 
-fn message(tenant: &str, body: &Value) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+pub fn message(tenant: &str, body: &Value) -> http::Request<http_body_util::Full<bytes::Bytes>> {
     post("/v1/chat", Some(&token(tenant)), body.to_string())
 }
 
@@ -91,7 +112,7 @@ async fn sigterm_finishes_what_is_in_flight_and_then_goes_at_once() {
     let turn = tokio::spawn(async move { client::http1(public, message("alpha", &json!({ "query": "q" }))).await });
     model.wait_for(2).await;
     process.signal("-TERM");
-    assert_eq!(event(&mut process.log, "draining").await["in_flight"], 2);
+    assert_eq!(process.event("draining").await["in_flight"], 2);
     let ready = http::Request::get("/readyz").header("host", "t").body(http_body_util::Full::default()).unwrap();
     let ready = client::http1(process.admin, ready).await;
     assert_eq!((ready.status.as_u16(), ready.text()), (503, "draining\n"));
@@ -99,7 +120,7 @@ async fn sigterm_finishes_what_is_in_flight_and_then_goes_at_once() {
     release.notify_one();
     let last = turn.await.unwrap();
     assert_eq!((&last.json()["answer"], &last.headers["connection"]), (&json!("0:q"), &http::HeaderValue::from_static("close")));
-    assert_eq!(event(&mut process.log, "stopped").await["abandoned"], 0);
+    assert_eq!(process.event("stopped").await["abandoned"], 0);
     assert_eq!(process.exit_code().await, Some(0));
     // What was answered is stored.
     let process = Process::start(&site.path("config.yaml")).await;
@@ -131,7 +152,7 @@ async fn a_turn_that_outlives_the_grace_is_abandoned_and_said_so() {
     });
     model.wait_for(1).await;
     process.signal("-TERM");
-    assert_ne!(event(&mut process.log, "stopped").await["abandoned"], 0);
+    assert_ne!(process.event("stopped").await["abandoned"], 0);
     assert_eq!(process.exit_code().await, Some(1));
 }
 
@@ -142,7 +163,7 @@ async fn a_failing_model_is_in_the_log_with_its_reason() {
     let mut process = Process::start(&site.write(&site.config())).await;
     model.plan([Behaviour::Status(404)]);
     client::http1(process.public, message("alpha", &json!({ "query": "q" }))).await;
-    let failed = event(&mut process.log, "upstream_failed").await;
+    let failed = process.event("upstream_failed").await;
     let told = (&failed["tenant"], &failed["upstream"], &failed["error"], &failed["level"]);
     assert_eq!(told, (&json!("alpha"), &json!("model"), &json!("it answered with status 404"), &json!("warn")));
 }
@@ -160,7 +181,7 @@ async fn a_second_sigterm_does_not_wait() {
     });
     model.wait_for(1).await;
     process.signal("-TERM");
-    event(&mut process.log, "draining").await;
+    process.event("draining").await;
     process.signal("-TERM");
     assert_eq!(process.exit_code().await, Some(1));
 }
@@ -190,11 +211,11 @@ async fn sighup_reloads() {
     let mut process = Process::start(&config).await;
     site.script("alpha", "return function() return 'new' end");
     process.signal("-HUP");
-    assert_eq!(event(&mut process.log, "reloaded").await["generation"], 2);
+    assert_eq!(process.event("reloaded").await["generation"], 2);
     assert_eq!(client::http1(process.public, message("alpha", &json!({ "query": "q" }))).await.json()["answer"], "new");
     site.write("nonsense: [");
     process.signal("-HUP");
-    let refused = event(&mut process.log, "reload_refused").await;
+    let refused = process.event("reload_refused").await;
     assert!(refused["problems"][0].as_str().unwrap().contains("config.yaml:1:"), "{refused}");
 }
 

@@ -180,6 +180,12 @@ async fn leave(gateway: &Gateway, body: &Value, model: &Model) {
 async fn leave_as(gateway: &Gateway, user: &str, body: &Value, model: &Model, calls: usize) {
     let stream = send_raw(gateway, user, body).await;
     model.wait_for(calls).await;
+    hang_up(stream);
+}
+
+/// Ends a connection with a reset: one that is merely closed right after its request is a client's that waits.
+pub fn hang_up(stream: TcpStream) {
+    stream.set_zero_linger().unwrap();
     drop(stream);
 }
 
