@@ -210,7 +210,7 @@ fn chain(
                 let (name, config, tenants) = (entry.plugin.clone(), entry.config.clone(), entry.tenants.clone());
                 instances.push(Instance { name, config, tenants, plugin });
             }
-            Err(found) => problems.extend(found.iter().map(|p| config.locate(entry, p))),
+            Err(found) => problems.extend(config.locate_all(entry, &found)),
         }
     }
     plugins

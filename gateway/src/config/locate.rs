@@ -10,12 +10,15 @@ use super::{
 };
 
 impl Config {
-    /// The place in the file of a problem that the builder of a plugin found in a chain.
-    ///
-    /// Of the layers that make up a plugin's configuration (tenant, route, defaults) it is the most specific one that has the
-    /// first key of the problem's path, since a key is overridden whole; in it, the deepest part of the path that is there.
-    pub fn locate(&self, entry: &ChainEntry, problem: &Problem) -> Diagnostic {
-        self.find(entry, problem).1
+    /// The places in the file of what the builder of a plugin of a chain found. What everybody has is said once.
+    pub fn locate_all(&self, entry: &ChainEntry, problems: &[Problem]) -> impl Iterator<Item = Diagnostic> {
+        self.find_all(entry, problems).map(|(_, diagnostic)| diagnostic)
+    }
+
+    fn find_all(&self, entry: &ChainEntry, problems: &[Problem]) -> impl Iterator<Item = (Path, Diagnostic)> {
+        let everybodys = |p: &Problem| problems.iter().any(|o| o.scope == Scope::Plugin && (&o.path, &o.message) == (&p.path, &p.message));
+        let own = move |p: &&Problem| !matches!(p.scope, Scope::Tenant(_)) || !everybodys(p);
+        problems.iter().filter(own).map(move |p| self.find(entry, p))
     }
 
     /// Builds all plugins for nothing but what they find wrong.
@@ -24,13 +27,17 @@ impl Config {
         for entry in self.routes.iter().flat_map(|route| &route.chain) {
             let Some(spec) = registry.get(&entry.plugin) else { continue };
             let build = BuildCtx { config: &entry.config, tenants: &entry.tenants, clock: &clock, meters: &meters, previous: None };
-            for problem in (spec.build)(&build).err().into_iter().flatten() {
-                let (path, diagnostic) = self.find(entry, &problem);
+            let problems = (spec.build)(&build).err().unwrap_or_default();
+            for (path, diagnostic) in self.find_all(entry, &problems) {
                 report.add_of_plugin(path, diagnostic);
             }
         }
     }
 
+    /// The place in the file of one problem.
+    ///
+    /// Of the layers that make up a plugin's configuration (tenant, route, defaults) it is the most specific one that has the
+    /// first key of the problem's path, since a key is overridden whole; in it, the deepest part of the path that is there.
     fn find(&self, entry: &ChainEntry, problem: &Problem) -> (Path, Diagnostic) {
         let marks = &self.source.marks;
         let (plugin, item) = (entry.plugin.as_str(), &entry.place);

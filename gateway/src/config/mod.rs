@@ -10,7 +10,7 @@
 //! | raw → `check` → [`Config`] | everything resolved | what has no meaning |
 //!
 //! Each step goes on after a problem, so that an operator sees all of them at once, each with its line and a way out.
-//! Plugins read their own part when they are built; [`Config::locate`] gives their problems a place in the file.
+//! Plugins read their own part when they are built; [`Config::locate_all`] gives their problems a place in the file.
 
 use std::{
     collections::BTreeMap,

@@ -429,7 +429,7 @@ tenants:
 
     let acme = || config.tenants[0].tenant.clone();
     let at = |scope: Scope, path: &str, message: &str| {
-        let found = config.locate(entry, &Problem { scope, path: path.to_owned(), message: message.to_owned() });
+        let found = config.locate_all(entry, &[Problem { scope, path: path.to_owned(), message: message.to_owned() }]).next().unwrap();
         format!("{}:{}: {}", found.line, found.column, found.message)
     };
     assert_eq!(at(Scope::Plugin, "limits[0].rate", "`rate` is zero"), "2:32: `rate_limit`: `rate` is zero");

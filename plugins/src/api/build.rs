@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
-use serde_yaml::Value;
+use serde_path_to_error::Segment;
+use serde_yaml::{Mapping, Value};
 
 use super::{Clock, Meters, Plugin, Tenant};
 
@@ -120,17 +121,111 @@ impl Registry {
     }
 }
 
-/// Reads a plugin's configuration into its type.
+/// Reads a mapping of a plugin's configuration into its type. Goes on after each value that does not fit, so that all of them are
+/// found. In a list only the first is: who has one reads it with [`parse_items`].
 ///
 /// # Errors
-/// A [`Problem`] with the path of the value that does not fit.
-pub fn parse_config<T: DeserializeOwned>(scope: Scope, value: &Value) -> Result<T, Problem> {
-    let value = if value.is_null() { Value::Mapping(serde_yaml::Mapping::new()) } else { value.clone() };
-    serde_path_to_error::deserialize(value).map_err(|e| {
-        let path = match e.path().to_string() {
-            p if p == "." => String::new(),
-            p => p,
+/// [`Problem`]s, each with the path of the value that does not fit.
+pub fn parse_config<T: DeserializeOwned>(scope: &Scope, value: &Value) -> Result<T, Vec<Problem>> {
+    let mut value = if value.is_null() { Value::Mapping(Mapping::new()) } else { value.clone() };
+    let mut problems = Vec::new();
+    loop {
+        let error = match serde_path_to_error::deserialize(&value) {
+            Ok(parsed) if problems.is_empty() => return Ok(parsed),
+            Ok(_) => return Err(problems),
+            Err(error) => error,
         };
-        Problem { scope, path, message: e.into_inner().to_string() }
-    })
+        let path = error.path().clone();
+        let cut_out = cut_out(&mut value, path.iter());
+        // What is missing only because it was cut out has been reported.
+        if cut_out || problems.is_empty() {
+            let path = if path.iter().next().is_none() { String::new() } else { path.to_string() };
+            problems.push(Problem { scope: scope.clone(), path, message: error.into_inner().to_string() });
+        }
+        if !cut_out {
+            return Err(problems);
+        }
+    }
+}
+
+/// Reads a list that stands at `path` in a plugin's configuration. Items that do not fit are `None`, and in the problems.
+pub fn parse_items<T: DeserializeOwned>(scope: &Scope, path: &str, items: &[Value]) -> (Vec<Option<T>>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let read = |(i, item)| {
+        let complain = |found: Vec<Problem>| {
+            problems.extend(found.into_iter().map(|p| {
+                let dot = if p.path.is_empty() { "" } else { "." };
+                Problem { path: format!("{path}[{i}]{dot}{}", p.path), ..p }
+            }));
+        };
+        parse_config(scope, item).map_err(complain).ok()
+    };
+    let parsed = items.iter().enumerate().map(read).collect();
+    (parsed, problems)
+}
+
+/// Takes the value at a path through mappings out. False if there is none.
+fn cut_out<'a>(value: &mut Value, mut path: impl Iterator<Item = &'a Segment>) -> bool {
+    let mut next = path.next();
+    let mut at = value;
+    while let (Some(Segment::Map { key }), Value::Mapping(map)) = (next, at) {
+        next = path.next();
+        if next.is_none() {
+            return map.remove(key.as_str()).is_some();
+        }
+        let Some(below) = map.get_mut(key.as_str()) else { return false };
+        at = below;
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        a: u8,
+        #[serde(default)]
+        inner: Inner,
+    }
+
+    #[derive(Debug, PartialEq, Default, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Inner {
+        b: bool,
+        c: String,
+    }
+
+    fn paths<T>(parsed: Result<T, Vec<Problem>>) -> Vec<String> {
+        let mut paths: Vec<_> = parsed.err().unwrap_or_default().into_iter().map(|p| p.path).collect();
+        paths.sort();
+        paths
+    }
+
+    fn outer(yaml: &str) -> Vec<String> {
+        paths(parse_config::<Outer>(&Scope::Plugin, &serde_yaml::from_str(yaml).unwrap()))
+    }
+
+    #[test]
+    fn everything_that_does_not_fit_is_named() {
+        assert_eq!(outer("{a: 1, inner: {b: true, c: x}}"), [""; 0]);
+        assert_eq!(outer("{a: 256, aa: 1, inner: {b: 1, d: 2, c: [x]}, e: 0}"), ["a", "aa", "e", "inner.b", "inner.c", "inner.d"]);
+        assert_eq!(outer("{a: 1, inner: 7}"), ["inner"]);
+        assert_eq!(outer("{inner: {b: 1}}"), ["inner.b"]);
+        assert_eq!(outer("{inner: {b: true}}"), [""], "something is missing");
+        assert_eq!(outer("[1]"), [""]);
+        assert_eq!(outer("~"), [""]);
+    }
+
+    #[test]
+    fn items_of_a_list_keep_their_places() {
+        let list: Vec<Value> = serde_yaml::from_str("[{a: 1}, {a: x, b: 2}, {}, {a: 2}]").unwrap();
+        let (items, problems) = parse_items::<Outer>(&Scope::Plugin, "list", &list);
+        assert_eq!(items.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, false, true]);
+        assert_eq!(paths::<()>(Err(problems)), ["list[1].a", "list[1].b", "list[2]"]);
+    }
 }

@@ -8,12 +8,10 @@ use serde::Deserialize;
 use serde_yaml::Value;
 
 use crate::{
-    api::{BuildCtx, Problem, Scope, Secret, Tenant, TenantBuild, parse_config},
+    api::{BuildCtx, Problem, Scope, Secret, Tenant, TenantBuild, parse_config, parse_items},
     units,
 };
 
-/// Shortest HMAC secret in bytes: as long as the digest of HS256 (RFC 7518, 3.2).
-pub(super) const MIN_SECRET: usize = 32;
 /// Longest `kid` in bytes.
 pub(super) const MAX_KID: usize = 64;
 /// Most keys of one tenant: each may have to be tried.
@@ -107,25 +105,28 @@ pub(super) struct TenantAuth {
 
 /// Checks everything and loads the keys.
 pub(super) fn load(ctx: &BuildCtx<'_>) -> Result<(AuthConfig, Vec<TenantAuth>), Vec<Problem>> {
-    let base = read(&Scope::Plugin, ctx.config).map_err(|p| vec![p])?;
     let mut problems = Vec::new();
+    let base = read(&Scope::Plugin, ctx.config).map_err(|p| problems.extend(p)).ok();
     let mut tenants = Vec::new();
     for build in ctx.tenants {
-        let config = tenant_config(&base, build).map_err(|p| problems.push(p));
+        let config = tenant_config(base.as_ref(), build).map_err(|p| problems.extend(p));
         let keys = tenant_keys(build).map_err(|p| problems.extend(p));
         if let (Ok(config), Ok(keys)) = (config, keys) {
             tenants.push(TenantAuth { tenant: build.tenant.clone(), config, keys });
         }
     }
     problems.extend(shared_secrets(&tenants));
-    if problems.is_empty() { Ok((base, tenants)) } else { Err(problems) }
+    match base {
+        Some(base) if problems.is_empty() => Ok((base, tenants)),
+        _ => Err(problems),
+    }
 }
 
-fn read(scope: &Scope, value: &Value) -> Result<AuthConfig, Problem> {
-    let config: AuthConfig = parse_config(scope.clone(), value)?;
+fn read(scope: &Scope, value: &Value) -> Result<AuthConfig, Vec<Problem>> {
+    let config: AuthConfig = parse_config(scope, value)?;
     if config.leeway > MAX_LEEWAY {
         let message = format!("must be at most {}s", MAX_LEEWAY.as_secs());
-        return Err(Problem { scope: scope.clone(), path: "leeway".into(), message });
+        return Err(vec![Problem { scope: scope.clone(), path: "leeway".into(), message }]);
     }
     Ok(config)
 }
@@ -146,28 +147,31 @@ fn shared_secrets(tenants: &[TenantAuth]) -> Vec<Problem> {
     problems
 }
 
-fn tenant_config(base: &AuthConfig, build: &TenantBuild) -> Result<AuthConfig, Problem> {
+fn tenant_config(base: Option<&AuthConfig>, build: &TenantBuild) -> Result<AuthConfig, Vec<Problem>> {
     let scope = Scope::Tenant(build.tenant.clone());
     let config = read(&scope, &build.config)?;
-    let common =
-        |path: &str, why: &str| Problem { scope: scope.clone(), path: path.into(), message: format!("the same for all tenants: {why}") };
-    if config.claims.tenant != base.claims.tenant {
-        return Err(common("claims.tenant", "it is read to find out which tenant a token is of"));
-    }
-    if config.cache != base.cache {
-        return Err(common("cache", "there is one cache"));
-    }
-    Ok(config)
+    let differs = |what: fn(&AuthConfig, &AuthConfig) -> bool| base.is_some_and(|base| what(base, &config));
+    let common = [
+        ("claims.tenant", differs(|a, b| a.claims.tenant != b.claims.tenant), "it is read to find out which tenant a token is of"),
+        ("cache", differs(|a, b| a.cache != b.cache), "there is one cache"),
+    ];
+    let problem = |(path, _, why): (&str, bool, &str)| Problem {
+        scope: scope.clone(),
+        path: path.into(),
+        message: format!("the same for all tenants: {why}"),
+    };
+    let problems: Vec<_> = common.into_iter().filter(|(_, differs, _)| *differs).map(problem).collect();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 fn tenant_keys(build: &TenantBuild) -> Result<Vec<Key>, Vec<Problem>> {
     let problem = |path: String, message: String| Problem { scope: Scope::Keys(build.tenant.clone()), path, message };
-    let raw = key_configs(&build.keys, &build.tenant).map_err(|p| vec![p])?;
-    if raw.is_empty() || raw.len() > MAX_KEYS {
-        return Err(vec![problem(String::new(), format!("a tenant has 1 to {MAX_KEYS} keys, here are {}", raw.len()))]);
+    let (raw, mut problems) = key_configs(&build.keys, &build.tenant);
+    if problems.is_empty() && !(1..=MAX_KEYS).contains(&raw.len()) {
+        problems.push(problem(String::new(), format!("a tenant has 1 to {MAX_KEYS} keys, here are {}", raw.len())));
     }
-    let (mut keys, mut problems) = (Vec::<Key>::new(), Vec::new());
-    for (i, config) in raw.into_iter().enumerate() {
+    let mut keys = Vec::<Key>::new();
+    for (i, config) in raw.into_iter().enumerate().filter_map(|(i, config)| Some((i, config?))) {
         match load_key(&config) {
             Ok(_) if config.kid.is_some() && keys.iter().any(|k| k.kid == config.kid) => {
                 problems.push(problem(format!("[{i}].kid"), "another key has this `kid`".into()));
@@ -179,10 +183,11 @@ fn tenant_keys(build: &TenantBuild) -> Result<Vec<Key>, Vec<Problem>> {
     if problems.is_empty() { Ok(keys) } else { Err(problems) }
 }
 
-/// A tenant's `keys` as written.
-pub(super) fn key_configs(keys: &Value, tenant: &Tenant) -> Result<Vec<KeyConfig>, Problem> {
-    let empty = Value::Sequence(Vec::new());
-    parse_config(Scope::Keys(tenant.clone()), if keys.is_null() { &empty } else { keys })
+/// A tenant's `keys` as written; `None` for one that is not in order, and why.
+pub(super) fn key_configs(keys: &Value, tenant: &Tenant) -> (Vec<Option<KeyConfig>>, Vec<Problem>) {
+    let scope = Scope::Keys(tenant.clone());
+    let items = if keys.is_null() { Ok(Vec::new()) } else { parse_config::<Vec<Value>>(&scope, keys) };
+    items.map_or_else(|problems| (Vec::new(), problems), |items| parse_items(&scope, "", &items))
 }
 
 type KeyProblem = (&'static str, String);
@@ -193,7 +198,7 @@ fn load_key(config: &KeyConfig) -> Result<DecodingKey, KeyProblem> {
     }
     match (config.alg.family(), &config.secret, &config.public_key) {
         (AlgorithmFamily::Hmac, Some(secret), None) => {
-            check_secret(secret)?;
+            check_secret(config.alg, secret)?;
             Ok(DecodingKey::from_secret(secret.expose().as_bytes()))
         }
         (AlgorithmFamily::Hmac, ..) => Err(("alg", format!("{:?} takes a `secret` and no `public_key`", config.alg))),
@@ -202,10 +207,16 @@ fn load_key(config: &KeyConfig) -> Result<DecodingKey, KeyProblem> {
     }
 }
 
-pub(super) fn check_secret(secret: &Secret) -> Result<(), KeyProblem> {
+/// A secret is at least as long as the digest (RFC 7518, 3.2).
+pub(super) fn check_secret(alg: Algorithm, secret: &Secret) -> Result<(), KeyProblem> {
+    let least = match alg {
+        Algorithm::HS384 => 48,
+        Algorithm::HS512 => 64,
+        _ => 32,
+    };
     match secret.expose().len() {
-        MIN_SECRET.. => Ok(()),
-        len => Err(("secret", format!("has {len} bytes, at least {MIN_SECRET} are needed"))),
+        len if len < least => Err(("secret", format!("has {len} bytes, {alg:?} needs at least {least}"))),
+        _ => Ok(()),
     }
 }
 
@@ -219,15 +230,45 @@ fn public_key(alg: Algorithm, pem: &str) -> Result<DecodingKey, String> {
         return Err(wrong());
     }
     let pem = pem.trim().as_bytes();
-    let (key, fits): (_, fn(usize, Algorithm) -> bool) = match alg.family() {
-        // PKCS #1 with a modulus of 2048 bits or more, which is what aws-lc verifies with.
-        AlgorithmFamily::Rsa => (DecodingKey::from_rsa_pem(pem), |len, _| len >= 256),
-        // An uncompressed point: 0x04, x, y.
-        AlgorithmFamily::Ec => (DecodingKey::from_ec_pem(pem), |len, alg| len == if alg == Algorithm::ES256 { 65 } else { 97 }),
-        AlgorithmFamily::Ed => (DecodingKey::from_ed_pem(pem), |len, _| len == 32),
+    let key = match alg.family() {
+        AlgorithmFamily::Rsa => DecodingKey::from_rsa_pem(pem),
+        AlgorithmFamily::Ec => DecodingKey::from_ec_pem(pem),
+        AlgorithmFamily::Ed => DecodingKey::from_ed_pem(pem),
         AlgorithmFamily::Hmac => return Err(wrong()),
     };
     let key = key.map_err(|_| wrong())?;
-    let len = key.try_get_as_bytes().map_or(0, <[u8]>::len);
-    if fits(len, alg) { Ok(key) } else { Err(format!("a key of another length or curve than {alg:?} takes")) }
+    let bytes = key.try_get_as_bytes().unwrap_or_default();
+    match (alg, bytes.len()) {
+        // An uncompressed point: 0x04, x, y.
+        (Algorithm::ES256, 65) | (Algorithm::ES384, 97) | (Algorithm::EdDSA, 32) => Ok(key),
+        (Algorithm::ES256 | Algorithm::ES384 | Algorithm::EdDSA, _) => Err(format!("a key of another curve than {alg:?} takes")),
+        _ => match modulus_bits(bytes) {
+            // What aws-lc verifies with; the least is that of RFC 7518, 3.3.
+            Some(2048..=8192) => Ok(key),
+            Some(bits) => Err(format!("an RSA key of {bits} bits, {alg:?} takes 2048 to 8192")),
+            None => Err(wrong()),
+        },
+    }
+}
+
+/// The length of an RSA key: of the modulus, which comes first in it (RFC 8017, A.1.1, in DER).
+fn modulus_bits(der: &[u8]) -> Option<usize> {
+    let (sequence, _) = der_value(der, 0x30)?;
+    let (modulus, _) = der_value(sequence, 0x02)?;
+    let significant = modulus.iter().position(|b| *b != 0).map_or(&[][..], |at| &modulus[at..]);
+    Some(8 * significant.len() - usize::try_from(significant.first()?.leading_zeros()).ok()?)
+}
+
+/// A value with this tag, and what comes after it.
+fn der_value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (&[found, short], rest) = der.split_first_chunk()?;
+    let (len, rest) = match short {
+        0..=0x7f => (usize::from(short), rest),
+        0x81..=0x84 => {
+            let (len, rest) = rest.split_at_checked(usize::from(short - 0x80))?;
+            (len.iter().fold(0, |len, byte| len << 8 | usize::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    rest.split_at_checked(len).filter(|_| found == tag)
 }

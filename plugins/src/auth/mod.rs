@@ -7,6 +7,9 @@
 //!
 //! The gateway puts the text of a key file into the place of its path, so that here `public_key` is always PEM text.
 //!
+//! A token that names an audience is refused unless `aud` is configured. Several keys may be there at once, to change them
+//! without refusing anybody: a token's `kid` says which one it is signed with, tokens and keys without one are tried.
+//!
 //! Verified tokens are remembered, so that the signature is checked once; their times are checked at every use. New keys
 //! come with a new instance, which remembers nothing.
 
@@ -81,11 +84,13 @@ impl Auth {
     }
 }
 
-/// The one Bearer token of a request (RFC 6750, 2.1). The scheme's name is case-insensitive (RFC 9110, 11.1).
+/// The one Bearer token of a request (RFC 6750, 2.1). The scheme's name is case-insensitive (RFC 9110, 11.1). A token in the URL
+/// (RFC 6750, 2.3) ends up in logs: alone it does not count, and beside another it is one too many.
 fn bearer(head: &Parts) -> Result<&str, TokenError> {
     let mut all = head.headers.get_all(AUTHORIZATION).iter();
     let value = all.next().ok_or(TokenError::Missing)?;
-    if all.next().is_some() {
+    let in_url = |query: &str| query.split('&').any(|pair| pair.split('=').next() == Some("access_token"));
+    if all.next().is_some() || head.uri.query().is_some_and(in_url) {
         return Err(TokenError::Several);
     }
     let (scheme, token) = value.as_bytes().split_at_checked(b"Bearer ".len()).ok_or(TokenError::Missing)?;

@@ -33,13 +33,17 @@ pub enum SignError {
 /// # Errors
 /// See [`SignError`].
 pub fn sign(keys: &Value, config: &Value, tenant: &Tenant, user: &str, ttl: Duration, clock: &Clock) -> Result<String, SignError> {
-    let bad = |p: Problem| SignError::Config([p.path, p.message].join(": "));
-    let AuthConfig { claims: names, iss, aud, .. } = parse_config(Scope::Plugin, config).map_err(bad)?;
-    let keys = key_configs(keys, tenant).map_err(bad)?;
-    let mut hmac = keys.into_iter().filter(|k| k.alg.family() == AlgorithmFamily::Hmac);
+    let bad =
+        |all: Vec<Problem>| SignError::Config(all.iter().map(|p| format!("{}: {}", p.path, p.message)).collect::<Vec<_>>().join("; "));
+    let AuthConfig { claims: names, iss, aud, .. } = parse_config(&Scope::Plugin, config).map_err(bad)?;
+    let (keys, problems) = key_configs(keys, tenant);
+    if !problems.is_empty() {
+        return Err(bad(problems));
+    }
+    let mut hmac = keys.into_iter().flatten().filter(|k| k.alg.family() == AlgorithmFamily::Hmac);
     let (alg, kid, secret) =
         hmac.find_map(|k| Some((k.alg, k.kid, k.secret?))).ok_or_else(|| SignError::OnlyPublicKeys(tenant.name().to_owned()))?;
-    check_secret(&secret).map_err(|(field, message)| SignError::Config([field, &message].join(" ")))?;
+    check_secret(alg, &secret).map_err(|(field, message)| SignError::Config([field, &message].join(" ")))?;
     tenant.user(user)?;
 
     let now = clock.now();

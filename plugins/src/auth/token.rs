@@ -5,10 +5,13 @@
 //! keys only, so a token that names a foreign tenant fails at the signature. What is said of a token before its
 //! signature holds does not depend on whether the tenant exists.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use jsonwebtoken::{Algorithm, crypto, dangerous::insecure_decode_claims};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, Visitor},
+};
 use serde_json::{Map, Value};
 
 use super::config::{AuthConfig, MAX_KID, TenantAuth};
@@ -22,7 +25,7 @@ pub(super) const MAX_TOKEN: usize = 8 * 1024;
 pub(super) enum TokenError {
     #[error("send a token: `Authorization: Bearer <token>`")]
     Missing,
-    #[error("more than one Authorization header")]
+    #[error("more than one credential: send one Authorization header, and no `access_token` in the URL")]
     Several,
     #[error("the token is longer than {MAX_TOKEN} bytes")]
     TooLong,
@@ -46,6 +49,8 @@ pub(super) enum TokenError {
     ClaimType(String, &'static str),
     #[error("the token's claim `{0}` is not the one required")]
     ClaimValue(&'static str),
+    #[error("the token is for an audience (`aud`), and this gateway is not configured to be one")]
+    Audience,
 }
 
 /// A token whose signature and claims hold from `from` until just before `until`.
@@ -66,18 +71,43 @@ impl Verified {
     }
 }
 
-/// What we read of a JOSE header (RFC 7515, 4.1). Everything else in it, such as `jwk` and `jku`, is ignored.
-#[derive(Deserialize)]
-struct Header {
-    alg: Option<Value>,
-    kid: Option<Value>,
-    /// Present with any value, `null` included.
-    #[serde(default, deserialize_with = "present")]
-    crit: bool,
+/// A JSON object in which no name occurs twice: parsers differ in which one counts (RFC 7515, 4; RFC 7519, 4).
+struct Members(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Members, A::Error> {
+                let mut all = Map::new();
+                while let Some((name, value)) = members.next_entry()? {
+                    if all.insert(name, value).is_some() {
+                        return Err(de::Error::custom("a name twice"));
+                    }
+                }
+                Ok(Members(all))
+            }
+        }
+        d.deserialize_map(Object)
+    }
 }
 
-fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
-    serde::de::IgnoredAny::deserialize(d).map(|_| true)
+impl Members {
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// One base64url part of a token, which holds no dot. jsonwebtoken decodes only the middle part of a token into a type of
+    /// ours, so the part is put in the middle.
+    fn decode(part: &str) -> Result<Self, TokenError> {
+        insecure_decode_claims([".", part, "."].concat()).map_err(|_| TokenError::Malformed)
+    }
 }
 
 /// Verifies a token as of `now`. `find` gives the tenant of a name.
@@ -89,18 +119,23 @@ pub(super) fn verify<'a>(
 ) -> Result<Verified, TokenError> {
     let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
     let (header, payload) = message.split_once('.').filter(|(_, payload)| !payload.contains('.')).ok_or(TokenError::Malformed)?;
-    let header: Header = json(header)?;
-    if header.crit {
+    let header = Members::decode(header)?;
+    // Everything else in a header (RFC 7515, 4.1), such as `jwk` and `jku`, is ignored.
+    if header.get("crit").is_some() {
         return Err(TokenError::Critical);
     }
-    let alg: Algorithm = header.alg.as_ref().and_then(Value::as_str).and_then(|a| a.parse().ok()).ok_or(TokenError::Algorithm)?;
-    let kid = match &header.kid {
+    // An unencoded payload (RFC 7797), which may only stand beside `crit`.
+    if header.get("b64").is_some_and(|encoded| *encoded != Value::Bool(true)) {
+        return Err(TokenError::Malformed);
+    }
+    let alg: Algorithm = header.get("alg").and_then(Value::as_str).and_then(|a| a.parse().ok()).ok_or(TokenError::Algorithm)?;
+    let kid = match header.get("kid") {
         None => None,
         Some(Value::String(kid)) if (1..=MAX_KID).contains(&kid.len()) => Some(kid.as_str()),
         Some(_) => return Err(TokenError::Kid),
     };
 
-    let claims = Claims(json(payload)?);
+    let claims = Claims(Members::decode(payload)?);
     let tenant = find(claims.string(tenant_claim)?).ok_or(TokenError::Signature)?;
     let other_kid = |key: Option<&str>| matches!((key, kid), (Some(a), Some(b)) if a != b);
     let signed = tenant
@@ -114,14 +149,8 @@ pub(super) fn verify<'a>(
     claims.check(tenant, now)
 }
 
-/// One base64url part, which holds no dot, as JSON. jsonwebtoken decodes only the middle part of a token into a type of ours,
-/// so the part is put in the middle.
-fn json<T: DeserializeOwned>(part: &str) -> Result<T, TokenError> {
-    insecure_decode_claims([".", part, "."].concat()).map_err(|_| TokenError::Malformed)
-}
-
-/// The claims of a token (RFC 7519, 4). Of a name that occurs twice, the last counts.
-struct Claims(Map<String, Value>);
+/// The claims of a token (RFC 7519, 4).
+struct Claims(Members);
 
 impl Claims {
     fn check(&self, tenant: &TenantAuth, now: Timestamp) -> Result<Verified, TokenError> {
@@ -137,12 +166,8 @@ impl Claims {
         let user = user.map_err(|_| TokenError::ClaimType(names.user.clone(), "1 to 128 bytes long"))?;
         let verified = Verified { identity: Identity { user, seen }, from, until };
         verified.check(now)?;
-        if iss.as_ref().is_some_and(|want| self.0.get("iss").and_then(Value::as_str) != Some(want)) {
-            return Err(TokenError::ClaimValue("iss"));
-        }
-        if aud.as_ref().is_some_and(|want| !self.audience_has(want)) {
-            return Err(TokenError::ClaimValue("aud"));
-        }
+        self.check_issuer(iss.as_deref())?;
+        self.check_audience(aud.as_deref())?;
         Ok(verified)
     }
 
@@ -165,12 +190,28 @@ impl Claims {
         }))
     }
 
-    /// `aud` is a string or a list of strings (RFC 7519, 4.1.3).
-    fn audience_has(&self, want: &str) -> bool {
-        match self.0.get("aud") {
-            Some(Value::String(one)) => one == want,
-            Some(Value::Array(all)) => all.iter().any(|a| a.as_str() == Some(want)),
-            _ => false,
+    /// `iss` is a string (RFC 7519, 4.1.1).
+    fn check_issuer(&self, want: Option<&str>) -> Result<(), TokenError> {
+        match (self.0.get("iss"), want) {
+            (Some(Value::String(iss)), Some(want)) if iss == want => Ok(()),
+            (None | Some(Value::String(_)), Some(_)) => Err(TokenError::ClaimValue("iss")),
+            (None | Some(Value::String(_)), None) => Ok(()),
+            (Some(_), _) => Err(TokenError::ClaimType("iss".into(), "a string")),
+        }
+    }
+
+    /// `aud` is a string or a list of strings. Who is not one of them must refuse the token (RFC 7519, 4.1.3).
+    fn check_audience(&self, want: Option<&str>) -> Result<(), TokenError> {
+        let all = match self.0.get("aud") {
+            None => return want.map_or(Ok(()), |_| Err(TokenError::ClaimValue("aud"))),
+            Some(Value::Array(all)) if all.iter().all(Value::is_string) => &all[..],
+            Some(one @ Value::String(_)) => std::slice::from_ref(one),
+            Some(_) => return Err(TokenError::ClaimType("aud".into(), "a string or a list of strings")),
+        };
+        match want {
+            Some(want) if all.iter().any(|a| a == want) => Ok(()),
+            Some(_) => Err(TokenError::ClaimValue("aud")),
+            None => Err(TokenError::Audience),
         }
     }
 }

@@ -209,7 +209,8 @@ pub fn spec(slot: Slot) -> PluginSpec {
         let own = std::iter::once((Scope::Plugin, ctx.config));
         let differing = ctx.tenants.iter().filter(|t| t.config != *ctx.config);
         let tenants = differing.map(|t| (Scope::Tenant(t.tenant.clone()), &t.config));
-        let problems: Vec<Problem> = own.chain(tenants).filter_map(|(scope, value)| parse_config::<Config>(scope, value).err()).collect();
+        let problems: Vec<Problem> =
+            own.chain(tenants).filter_map(|(scope, value)| parse_config::<Config>(&scope, value).err()).flatten().collect();
         if problems.is_empty() { Ok(Arc::new(ContextPlugin(slot.clone()))) } else { Err(problems) }
     };
     PluginSpec { name: "context", after: &["auth"], authenticates: false, schema: |g| g.subschema_for::<Config>(), build: Box::new(build) }

@@ -294,5 +294,5 @@ fn the_plugin_takes_no_keys_of_its_own() {
     assert!(in_plugin[0].message.contains("turns") && in_plugin[0].scope == Scope::Plugin, "{in_plugin:?}");
     let in_tenant = build(&empty, &[tenant(&wrong)]).err().unwrap();
     assert!(matches!(in_tenant[0].scope, Scope::Tenant(_)));
-    assert!(parse_config::<Config>(Scope::Plugin, &serde_yaml::Value::Null).is_ok());
+    assert!(parse_config::<Config>(&Scope::Plugin, &serde_yaml::Value::Null).is_ok());
 }
