@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use http::request::Parts;
+use prometheus::proto::MetricType;
 use serde_yaml::Value;
 
 use crate::api::{BuildCtx, Clock, Decision, Meters, Plugin, PluginSpec, Problem, RequestCtx, RequestId, Step, Tenant, TenantBuild};
@@ -28,9 +29,13 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     pub(crate) fn try_build(&self, spec: &PluginSpec) -> Result<Arc<dyn Plugin>, Vec<Problem>> {
+        self.try_build_with(spec, &Meters::default())
+    }
+
+    pub(crate) fn try_build_with(&self, spec: &PluginSpec, meters: &Meters) -> Result<Arc<dyn Plugin>, Vec<Problem>> {
         let config = yaml(self.config);
         let previous = self.previous.clone();
-        (spec.build)(&BuildCtx { config: &config, tenants: self.tenants, clock: self.clock, meters: &Meters::default(), previous })
+        (spec.build)(&BuildCtx { config: &config, tenants: self.tenants, clock: self.clock, meters, previous })
     }
 
     pub(crate) fn build(&self, spec: &PluginSpec) -> Arc<dyn Plugin> {
@@ -48,6 +53,14 @@ pub(crate) fn head(headers: &[(&str, &str)]) -> Parts {
 
 pub(crate) fn ctx(peer: &str) -> RequestCtx {
     RequestCtx::new(RequestId::random(), None, "/v1/chat".into(), peer.parse::<IpAddr>().unwrap())
+}
+
+/// What a metric stands at, by its name and the values of its labels in the order of their names.
+pub(crate) fn metric(meters: &Meters, name: &str, labels: &[&str]) -> Option<f64> {
+    let all = meters.gather();
+    let family = all.iter().find(|f| f.name() == name)?;
+    let one = family.get_metric().iter().find(|m| m.get_label().iter().map(|l| l.value()).eq(labels.iter().copied()))?;
+    Some(if family.get_field_type() == MetricType::COUNTER { one.get_counter().get_value() } else { one.get_gauge().get_value() })
 }
 
 /// The decision of a plugin that need not wait.

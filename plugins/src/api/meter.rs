@@ -6,7 +6,9 @@ use std::{
 };
 
 use prometheus::{
-    CounterVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector, proto::MetricFamily,
+    CounterVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    core::{Collector, MetricVec},
+    proto::MetricFamily,
 };
 
 /// What a family is called and means.
@@ -37,6 +39,21 @@ pub struct Meters {
     registry: Registry,
     made: Mutex<BTreeMap<&'static str, (Family, Made)>>,
     readings: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
+    /// The gauges that [`Readings`] set.
+    read: Mutex<BTreeMap<&'static str, IntGaugeVec>>,
+}
+
+/// One look at the gauges of plugins that are not kept current: see [`Meters::readings`].
+pub struct Readings<'a>(&'a Meters);
+
+impl Readings<'_> {
+    /// Sets a gauge to what it stands at, from 0. Of several values for the same labels the highest counts.
+    pub fn set(&self, family: Family, labels: &[&str], value: i64) {
+        let made = self.0.gauge(family);
+        let gauge = made.with_label_values(labels);
+        gauge.set(gauge.get().max(value));
+        self.0.read().entry(family.name).or_insert(made);
+    }
 }
 
 #[derive(Clone)]
@@ -141,6 +158,13 @@ impl Meters {
         self.readings.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(read));
     }
 
+    /// Begins a look at the gauges that plugins set only when metrics are read. What is not set again is gone. One at a time: the
+    /// admin listener's thread does it.
+    pub fn readings(&self) -> Readings<'_> {
+        self.read().values().for_each(MetricVec::reset);
+        Readings(self)
+    }
+
     /// What all metrics stand at.
     pub fn gather(&self) -> Vec<MetricFamily> {
         for read in &*self.readings.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -161,6 +185,10 @@ impl Meters {
                 }
             }
         }
+    }
+
+    fn read(&self) -> MutexGuard<'_, BTreeMap<&'static str, IntGaugeVec>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn made(&self) -> MutexGuard<'_, BTreeMap<&'static str, (Family, Made)>> {
@@ -208,6 +236,22 @@ mod tests {
         meters.before_gather(move || asked.inc_by(0.5));
         meters.gather();
         assert_eq!(meters.gather()[0].get_metric()[0].get_counter().get_value(), 1.0);
+    }
+
+    #[test]
+    fn a_reading_forgets_what_is_not_set_again() {
+        const KEPT: Family = Family { name: "fengda_kept", help: "Kept.", labels: &["tenant"] };
+        let meters = Meters::default();
+        let stand = || meters.gather().first().map(|f| f.get_metric().iter().map(|m| m.get_gauge().get_value()).collect::<Vec<_>>());
+        let first = meters.readings();
+        first.set(KEPT, &["acme"], 3);
+        first.set(KEPT, &["acme"], 2);
+        first.set(KEPT, &["bank"], 0);
+        assert_eq!(stand(), Some(vec![3.0, 0.0]));
+        meters.readings().set(KEPT, &["bank"], 1);
+        assert_eq!(stand(), Some(vec![1.0]));
+        meters.readings();
+        assert_eq!(stand(), None);
     }
 
     #[test]

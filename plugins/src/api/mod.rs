@@ -25,10 +25,10 @@ mod tenant;
 mod text;
 mod turn;
 
-pub use build::{BuildCtx, Builder, PluginSpec, Problem, Registry, RegistryError, Scope, TenantBuild, parse_config};
-pub use call::{Call, CallOutcome, CallPhase, Permit, Refusal, Verdict};
+pub use build::{BuildCtx, Builder, PluginSpec, Problem, Registry, RegistryError, Scope, TenantBuild, parse_config, parse_items};
+pub use call::{Call, CallOutcome, CallPhase, Permit, Refusal, Switch, Verdict};
 pub use clock::{Clock, Timestamp};
-pub use meter::{Family, Kind, Meters};
+pub use meter::{Family, Kind, Meters, Readings};
 pub use plugin::{Decision, Plugin, Step, Summary};
 pub use reject::{Code, Reject};
 pub use request::{Identity, RequestCtx, RequestId, TraceParent};

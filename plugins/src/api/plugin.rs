@@ -4,7 +4,7 @@ use std::{any::Any, time::Duration};
 
 use http::{HeaderMap, StatusCode, request::Parts};
 
-use super::{BoxFuture, CallPhase, Reject, RequestCtx, TurnPhase};
+use super::{BoxFuture, CallPhase, Readings, Reject, RequestCtx, TurnPhase};
 
 /// What a plugin wants done with a request.
 #[derive(Debug)]
@@ -61,6 +61,9 @@ pub trait Plugin: Any + Send + Sync {
 
     /// Takes note of a finished request.
     fn log(&self, _ctx: &RequestCtx, _summary: &Summary) {}
+
+    /// Sets the gauges that are looked up when metrics are read.
+    fn gauges(&self, _readings: &Readings<'_>) {}
 
     /// Its state for the admin API's `/status`. Must not hold tenant text.
     fn status(&self) -> serde_json::Value {

@@ -5,7 +5,9 @@ use std::{num::NonZeroU32, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Problem, Scope, parse_config};
+use serde_yaml::Value;
+
+use crate::api::{Problem, Scope, parse_config, parse_items};
 
 /// Most limits in one list: a request may have to pass all of them.
 const MAX_LIMITS: usize = 16;
@@ -13,6 +15,8 @@ const MAX_LIMITS: usize = 16;
 pub(super) const MAX_NAME: usize = 32;
 /// Highest rate per unit, and largest burst.
 const MAX_COUNT: u32 = 100_000_000;
+/// Fewest and most keys that a limit may keep: 16 million take a GiB or two.
+const KEYS: std::ops::RangeInclusive<u32> = 1024..=1 << 24;
 /// Longest time in which a burst may come back.
 const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -22,6 +26,9 @@ const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
 pub struct RateLimitConfig {
     /// The limits, in any order.
     pub limits: Vec<LimitConfig>,
+    /// How many users, addresses, tenants or routes each limit keeps count of at most; 65 bytes each, 115 at worst. When they are more,
+    /// those nearest to their full burst are forgotten first. Not per tenant.
+    pub max_keys: u32,
 }
 
 impl Default for RateLimitConfig {
@@ -31,8 +38,9 @@ impl Default for RateLimitConfig {
             by,
             rate: Rate { count, per: Duration::from_secs(1) },
             burst: NonZeroU32::new(burst),
+            shadow: false,
         };
-        Self { limits: vec![limit("tenant", By::Tenant, 500, 1000), limit("user", By::User, 50, 200)] }
+        Self { limits: vec![limit("tenant", By::Tenant, 500, 1000), limit("user", By::User, 50, 200)], max_keys: 200_000 }
     }
 }
 
@@ -48,6 +56,10 @@ pub struct LimitConfig {
     pub rate: Rate,
     /// How many it lets through at once after a pause; without it, the number of `rate`.
     pub burst: Option<NonZeroU32>,
+    /// Counts and refuses nobody, to try a limit out: `shadow_limited` in the metrics says whom it would have refused. Clients
+    /// are not told of it.
+    #[serde(default)]
+    pub shadow: bool,
 }
 
 /// What a limit counts by, the narrowest first: the order in which limits are asked.
@@ -62,6 +74,13 @@ pub enum By {
     Tenant,
     /// Each route.
     Route,
+}
+
+impl By {
+    /// Whether it counts each tenant's requests apart, and none that nobody has authenticated.
+    pub(super) fn is_of_tenant(self) -> bool {
+        matches!(self, Self::User | Self::Tenant)
+    }
 }
 
 /// A number of requests per second, minute or hour: `50/s`.
@@ -123,20 +142,44 @@ impl LimitConfig {
     }
 }
 
-/// Reads and checks a list of limits; the narrowest first in the result.
-pub(super) fn read(scope: &Scope, value: &serde_yaml::Value) -> Result<Vec<LimitConfig>, Vec<Problem>> {
-    let RateLimitConfig { mut limits } = parse_config(scope.clone(), value).map_err(|p| vec![p])?;
+/// Reads and checks one configuration; the narrowest limits first in the result.
+pub(super) fn read(scope: &Scope, value: &Value) -> Result<RateLimitConfig, Vec<Problem>> {
+    let (mut rest, mut problems, mut limits) = (value.clone(), Vec::new(), None);
+    if let Some(Value::Sequence(items)) = rest.get_mut("limits") {
+        let (read, found) = parse_items(scope, "limits", &std::mem::take(items));
+        problems.extend(check(scope, &read));
+        problems.extend(found);
+        limits = Some(read);
+    }
+    let config = parse_config::<RateLimitConfig>(scope, &rest).map_err(|found| problems.extend(found)).ok();
+    if config.as_ref().is_some_and(|config| !KEYS.contains(&config.max_keys)) {
+        let message = format!("must be {} to {}", KEYS.start(), KEYS.end());
+        problems.push(Problem { scope: scope.clone(), path: "max_keys".into(), message });
+    }
+    match config {
+        Some(mut config) if problems.is_empty() => {
+            if let Some(limits) = limits {
+                config.limits = limits.into_iter().flatten().collect();
+            }
+            config.limits.sort_by_key(|l| l.by);
+            Ok(config)
+        }
+        _ => Err(problems),
+    }
+}
+
+fn check(scope: &Scope, limits: &[Option<LimitConfig>]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut problem = |path: String, message: String| problems.push(Problem { scope: scope.clone(), path, message });
     if limits.len() > MAX_LIMITS {
         problem("limits".into(), format!("{} limits, at most {MAX_LIMITS} are allowed", limits.len()));
     }
-    for (i, limit) in limits.iter().enumerate() {
+    for (i, limit) in limits.iter().enumerate().filter_map(|(i, limit)| Some((i, limit.as_ref()?))) {
         let plain = limit.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'));
         if !plain || !(1..=MAX_NAME).contains(&limit.name.len()) {
             problem(format!("limits[{i}].name"), format!("a name has 1 to {MAX_NAME} bytes of a-z, 0-9, _ and -"));
         }
-        if limits[..i].iter().any(|other| other.name == limit.name) {
+        if limits[..i].iter().flatten().any(|other| other.name == limit.name) {
             problem(format!("limits[{i}].name"), "another limit has this name".into());
         }
         if limit.burst().get() > MAX_COUNT {
@@ -145,9 +188,5 @@ pub(super) fn read(scope: &Scope, value: &serde_yaml::Value) -> Result<Vec<Limit
             problem(format!("limits[{i}].burst"), "at this rate it would take more than 30 days to come back".into());
         }
     }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    limits.sort_by_key(|l| l.by);
-    Ok(limits)
+    problems
 }

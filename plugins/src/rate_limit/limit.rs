@@ -1,32 +1,32 @@
 //! One limit: a GCRA (by governor) for each of its keys, and what is left of it.
 
 use std::{
-    hash::Hash,
+    hash::{BuildHasher, Hash, RandomState},
     net::{IpAddr, Ipv6Addr},
-    num::NonZeroU32,
-    sync::Arc,
     time::Duration,
 };
 
 use governor::{Quota, RateLimiter, clock::Clock as _, middleware::NoOpMiddleware};
 
 use super::{
-    buckets::Buckets,
+    buckets::{Buckets, Key},
     config::{By, LimitConfig},
 };
-use crate::api::{Clock, RequestCtx, Tenant, UserKey};
+use crate::api::{Clock, RequestCtx};
 
 /// A limit and the state of its keys.
 pub(super) struct Limit {
     pub(super) config: LimitConfig,
-    keys: Keys,
-}
-
-enum Keys {
-    User(Gcra<UserKey>),
-    Ip(Gcra<IpAddr>),
-    Tenant(Gcra<Tenant>),
-    Route(Gcra<Arc<str>>),
+    /// How many keys it keeps at most.
+    pub(super) max_keys: u32,
+    limiter: RateLimiter<Key, Buckets, Ticks, NoOpMiddleware<Duration>>,
+    /// The limiter's own state, which it does not show.
+    buckets: Buckets,
+    hashers: [RandomState; 2],
+    /// What the times in `buckets` count from.
+    start: Duration,
+    /// [`LimitConfig::cell`] in nanoseconds.
+    cell: u64,
 }
 
 /// What one key has left.
@@ -36,49 +36,59 @@ pub(super) struct Left {
     pub(super) remaining: u32,
     /// Until one more would pass; zero if one would now.
     pub(super) wait: Duration,
-    /// Until the whole burst is there again.
-    pub(super) full_in: Duration,
+    /// Who makes the remaining requests in this time, and goes on like that, is not refused: the time in which as many come
+    /// back. If none remain, `wait`.
+    pub(super) window: Duration,
 }
 
 impl Limit {
-    pub(super) fn new(config: LimitConfig, clock: &Clock) -> Self {
-        let keys = match config.by {
-            By::User => Keys::User(Gcra::new(&config, clock)),
-            By::Ip => Keys::Ip(Gcra::new(&config, clock)),
-            By::Tenant => Keys::Tenant(Gcra::new(&config, clock)),
-            By::Route => Keys::Route(Gcra::new(&config, clock)),
-        };
-        Self { config, keys }
+    pub(super) fn new(config: LimitConfig, max_keys: u32, clock: &Clock) -> Self {
+        let cell = nanos(config.cell());
+        let quota = Quota::with_period(config.cell()).expect("a rate is at most 100,000,000 a second").allow_burst(config.burst());
+        let buckets = Buckets::new(cell, usize::try_from(max_keys).unwrap_or(usize::MAX));
+        let ticks = Ticks(clock.clone());
+        let start = ticks.now();
+        let limiter = RateLimiter::new(quota, buckets.clone(), ticks);
+        Self { config, max_keys, limiter, buckets, hashers: [RandomState::new(), RandomState::new()], start, cell }
     }
 
-    /// Counts a request; whether it may pass. A limit by what is not known of the request lets it pass.
-    pub(super) fn take(&self, ctx: &RequestCtx) -> bool {
-        match &self.keys {
-            Keys::User(gcra) => ctx.identity().is_none_or(|i| gcra.take(&i.user)),
-            Keys::Ip(gcra) => gcra.take(&subscriber(ctx.peer)),
-            Keys::Tenant(gcra) => ctx.tenant().is_none_or(|t| gcra.take(t)),
-            Keys::Route(gcra) => gcra.take(&ctx.route),
-        }
+    /// Counts a request; whether it may pass. `None` if the limit is by something that is not known of the request.
+    pub(super) fn take(&self, ctx: &RequestCtx) -> Option<bool> {
+        Some(self.limiter.check_key(&self.key(ctx)?).is_ok())
     }
 
     /// What is left for the key of this request, if the limit applies to it. Counts nothing.
     pub(super) fn left(&self, ctx: &RequestCtx) -> Option<Left> {
-        match &self.keys {
-            Keys::User(gcra) => Some(gcra.left(&ctx.identity()?.user)),
-            Keys::Ip(gcra) => Some(gcra.left(&subscriber(ctx.peer))),
-            Keys::Tenant(gcra) => Some(gcra.left(ctx.tenant()?)),
-            Keys::Route(gcra) => Some(gcra.left(&ctx.route)),
-        }
+        let key = self.key(ctx)?;
+        let now = nanos(self.limiter.clock().now().saturating_sub(self.start));
+        let used = self.buckets.arrival(key).map_or(0, |arrival| arrival.saturating_sub(now));
+        let whole = self.cell * u64::from(self.config.burst().get());
+        let remaining = whole.saturating_sub(used) / self.cell;
+        let wait = (used + self.cell).saturating_sub(whole);
+        Some(Left {
+            remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+            wait: Duration::from_nanos(wait),
+            window: Duration::from_nanos(wait.max(remaining * self.cell)),
+        })
     }
 
     /// How many keys it keeps.
     pub(super) fn keys(&self) -> usize {
-        match &self.keys {
-            Keys::User(gcra) => gcra.buckets.len(),
-            Keys::Ip(gcra) => gcra.buckets.len(),
-            Keys::Tenant(gcra) => gcra.buckets.len(),
-            Keys::Route(gcra) => gcra.buckets.len(),
-        }
+        self.buckets.len()
+    }
+
+    fn key(&self, ctx: &RequestCtx) -> Option<Key> {
+        Some(match self.config.by {
+            By::User => self.hash(ctx.identity()?.user.as_bytes()),
+            By::Ip => self.hash(subscriber(ctx.peer)),
+            By::Tenant => self.hash(ctx.tenant()?),
+            By::Route => self.hash(&*ctx.route),
+        })
+    }
+
+    fn hash(&self, what: impl Hash) -> Key {
+        let [a, b] = &self.hashers;
+        Key(a.hash_one(&what), b.hash_one(&what))
     }
 }
 
@@ -98,42 +108,6 @@ impl governor::clock::Clock for Ticks {
 
     fn now(&self) -> Duration {
         self.0.monotonic()
-    }
-}
-
-struct Gcra<K: Hash + Eq + Clone> {
-    limiter: RateLimiter<K, Buckets<K>, Ticks, NoOpMiddleware<Duration>>,
-    /// The limiter's own state, which it does not show.
-    buckets: Buckets<K>,
-    /// What the times in it count from.
-    start: Duration,
-    cell: u64,
-    burst: NonZeroU32,
-}
-
-impl<K: Hash + Eq + Clone> Gcra<K> {
-    fn new(config: &LimitConfig, clock: &Clock) -> Self {
-        let (cell, burst) = (config.cell(), config.burst());
-        let quota = Quota::with_period(cell).expect("a rate is at most 100,000,000 a second").allow_burst(burst);
-        let buckets = Buckets::new(nanos(cell));
-        let ticks = Ticks(clock.clone());
-        let start = ticks.now();
-        Self { limiter: RateLimiter::new(quota, buckets.clone(), ticks), buckets, start, cell: nanos(cell), burst }
-    }
-
-    fn take(&self, key: &K) -> bool {
-        self.limiter.check_key(key).is_ok()
-    }
-
-    fn left(&self, key: &K) -> Left {
-        let now = nanos(self.limiter.clock().now().saturating_sub(self.start));
-        let used = self.buckets.arrival(key).map_or(0, |arrival| arrival.saturating_sub(now));
-        let whole = self.cell * u64::from(self.burst.get());
-        Left {
-            remaining: u32::try_from(whole.saturating_sub(used) / self.cell).unwrap_or(u32::MAX),
-            wait: Duration::from_nanos((used + self.cell).saturating_sub(whole)),
-            full_in: Duration::from_nanos(used),
-        }
     }
 }
 
