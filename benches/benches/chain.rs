@@ -75,7 +75,7 @@ fn circuit_breaker(c: &mut Criterion) {
     c.bench_function("circuit_breaker/permit_and_outcome", |b| {
         b.iter(|| {
             let permit = phase.permit(black_box(&call)).expect("closed");
-            phase.outcome(&call, permit, CallOutcome::Answered)
+            phase.outcome(&call, permit, CallOutcome::Answered { after: Duration::from_millis(20) })
         });
     });
 }

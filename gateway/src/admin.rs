@@ -1,10 +1,10 @@
-//! The admin listener: metrics, health, status, reload. It is for operators and never shares a port with clients.
+//! The admin listener: metrics, health, status, reload, circuits. It is for operators and never shares a port with clients.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
     protocols::http::ServerSession,
@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
+    circuits,
     gateway::{Gateway, Reloaded},
     respond,
     telemetry::Metrics,
@@ -36,8 +37,8 @@ struct Answer {
 }
 
 impl Answer {
-    fn text(status: StatusCode, body: &'static str) -> Self {
-        Self { status, content_type: TEXT, body: Bytes::from_static(body.as_bytes()) }
+    fn text(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type: TEXT, body: body.into() }
     }
 
     fn json(status: StatusCode, body: &impl Serialize) -> Self {
@@ -52,24 +53,26 @@ impl Admin {
         Self { gateway, draining }
     }
 
-    async fn answer(&self, method: &Method, path: &str) -> Answer {
+    async fn answer(&self, method: &Method, uri: &Uri) -> Answer {
         let draining = *self.draining.borrow();
-        match (path, method) {
+        match (uri.path(), method) {
             ("/livez", &Method::GET) => Answer::text(StatusCode::OK, "ok\n"),
             ("/readyz", &Method::GET) if draining => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             ("/readyz", &Method::GET) => Answer::text(StatusCode::OK, "ok\n"),
             ("/metrics", &Method::GET) => self.metrics(),
             ("/status", &Method::GET) => self.status(draining),
             ("/reload", &Method::POST) => self.reload().await,
+            ("/circuits", &Method::POST) => self.switch_circuit(uri.query().unwrap_or_default()),
             ("/livez" | "/readyz" | "/metrics" | "/status", _) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "send a GET\n"),
-            ("/reload", _) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "send a POST\n"),
-            _ => Answer::text(StatusCode::NOT_FOUND, "there are /metrics, /livez, /readyz, /status and POST /reload\n"),
+            ("/reload" | "/circuits", _) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "send a POST\n"),
+            _ => Answer::text(StatusCode::NOT_FOUND, "there are /metrics, /livez, /readyz, /status, POST /reload and POST /circuits\n"),
         }
     }
 
     fn metrics(&self) -> Answer {
-        let body = self.gateway.metrics.render().into();
-        Answer { status: StatusCode::OK, content_type: Metrics::CONTENT_TYPE, body }
+        let metrics = &self.gateway.metrics;
+        self.gateway.snapshot.load().set_gauges(metrics.meters());
+        Answer { status: StatusCode::OK, content_type: Metrics::CONTENT_TYPE, body: metrics.render().into() }
     }
 
     fn status(&self, draining: bool) -> Answer {
@@ -87,6 +90,13 @@ impl Admin {
             "plugins": snapshot.plugin_status(),
         });
         Answer::json(StatusCode::OK, &body)
+    }
+
+    fn switch_circuit(&self, query: &str) -> Answer {
+        match circuits::switch(&self.gateway.snapshot.load(), query) {
+            Ok(done) => Answer::json(StatusCode::OK, &done),
+            Err(refused) => Answer::text(refused.status(), format!("{refused}\n")),
+        }
     }
 
     async fn reload(&self) -> Answer {
@@ -112,8 +122,8 @@ impl HttpServerApp for Admin {
             _ = shutdown.wait_for(|s| *s) => return None,
         }
         let head = session.req_header();
-        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
-        let Answer { status, content_type, body } = self.answer(&method, &path).await;
+        let (method, uri) = (head.method.clone(), head.uri.clone());
+        let Answer { status, content_type, body } = self.answer(&method, &uri).await;
         respond::plain(&mut session, status, content_type, body).await.ok()?;
         let settings = HttpPersistentSettings::for_session(&session);
         let reusable = session.finish().await.ok()??;

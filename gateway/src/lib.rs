@@ -6,6 +6,7 @@ pub mod admin;
 pub mod chain;
 pub mod chat;
 pub mod check;
+pub mod circuits;
 pub mod config;
 pub mod downstream;
 pub mod edge;

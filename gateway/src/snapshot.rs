@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use fengda_plugins::api::{BuildCtx, Clock, Code, Plugin, Registry, Reject, Tenant, TenantBuild, Text, Timestamp};
+use fengda_plugins::api::{BuildCtx, Clock, Code, Meters, Plugin, Registry, Reject, Switch, Tenant, TenantBuild, Text, Timestamp};
 use serde::Serialize;
 use serde_yaml::Value;
 
@@ -150,6 +150,20 @@ impl Snapshot {
     /// It was authenticated by an older configuration and is gone from this one.
     pub fn tenant(&self, tenant: &Tenant) -> Result<&Arc<TenantRuntime>, Reject> {
         self.tenants.get(tenant).ok_or_else(|| Reject::new(Code::Forbidden, "the tenant is no longer configured"))
+    }
+
+    /// Sets the gauges that plugins look up when metrics are read.
+    pub fn set_gauges(&self, meters: &Meters) {
+        let readings = meters.readings();
+        self.instances.iter().for_each(|instance| instance.plugin.gauges(&readings));
+        meters.retain("upstream", |name| self.upstreams.contains_key(name));
+    }
+
+    /// Does what an operator says with the calls of a tenant (`None`: of public routes) to an upstream, in every chain. Both are
+    /// configured. False if no plugin of any chain has a switch.
+    pub fn switch(&self, tenant: Option<&Tenant>, upstream: &str, to: Switch) -> bool {
+        let guards = self.instances.iter().filter_map(|instance| instance.plugin.call_phase());
+        guards.map(|guard| guard.switch(tenant, upstream, to)).filter(|switched| *switched).count() > 0
     }
 
     /// The state of every plugin that has some to tell, for `/status`. A second instance of a plugin, made for a route with a

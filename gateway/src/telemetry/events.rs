@@ -91,6 +91,15 @@ pub enum Event<'a> {
         /// Failures since the last line that got none.
         left_out: u64,
     },
+    /// An operator switched a circuit.
+    CircuitSwitched {
+        /// Whose calls; `-` for those of public routes.
+        tenant: &'a str,
+        /// The upstream's configured name.
+        upstream: &'a str,
+        /// `open`, `closed` or `auto`.
+        to: &'a str,
+    },
     /// The context store failed a turn.
     ContextFailed {
         /// Whose turn.
@@ -192,6 +201,7 @@ impl Event<'_> {
             | Self::LogEmptied { .. }
             | Self::NotFlushed { .. } => Level::Error,
             Self::ConnectionRefused { .. }
+            | Self::CircuitSwitched { .. }
             | Self::FlowFailed { .. }
             | Self::UpstreamFailed { .. }
             | Self::FlowNotKept { .. }

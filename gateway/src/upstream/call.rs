@@ -51,22 +51,22 @@ impl Caller {
             let until = deadline.min(allowed);
             let tried = Instant::now();
             let result = timeout_at(until, self.upstream.ask(question)).await;
+            let after = tried.elapsed();
             let labels = &[self.tenant.name(), &**self.upstream.name()];
-            let waited = tried.elapsed();
-            self.metrics.upstream_seconds.with_label_values(labels).observe(waited.as_secs_f64());
-            self.waits.add(waited);
+            self.metrics.upstream_seconds.with_label_values(labels).observe(after.as_secs_f64());
+            self.waits.add(after);
             // A turn that queued for long leaves its call little time: that the time was too short says nothing of the upstream.
             let cut_short = result.is_err() && deadline < allowed;
             let error = match result.unwrap_or(Err(ModelError::TimedOut)) {
                 Ok(Reply::Whole(text)) => {
-                    let _ = attempt.settle(CallOutcome::Answered);
+                    let _ = attempt.settle(CallOutcome::Answered { after });
                     return Ok(Answering { read: text, rest: None });
                 }
-                Ok(Reply::Stream(first, pieces)) => return Ok(Answering { read: first, rest: Some((pieces, attempt)) }),
+                Ok(Reply::Stream(first, pieces)) => return Ok(Answering { read: first, rest: Some(Rest { pieces, attempt, after }) }),
                 Err(error) => error,
             };
             self.note_failure(question.request_id, &error);
-            let outcome = if cut_short { CallOutcome::Cancelled } else { outcome_of(&error) };
+            let outcome = if cut_short { CallOutcome::Cancelled } else { outcome_of(&error, after) };
             match attempt.settle(outcome) {
                 Verdict::Retry(pause) if Instant::now() + pause < until => {
                     sleep(pause).await;
@@ -89,10 +89,10 @@ impl Caller {
     }
 }
 
-fn outcome_of(error: &ModelError) -> CallOutcome {
+fn outcome_of(error: &ModelError, after: Duration) -> CallOutcome {
     match error {
         ModelError::TimedOut => CallOutcome::TimedOut,
-        ModelError::Status(400..=499) => CallOutcome::Answered,
+        ModelError::Status(400..=499) => CallOutcome::Answered { after },
         _ => CallOutcome::Failed,
     }
 }
@@ -100,7 +100,15 @@ fn outcome_of(error: &ModelError) -> CallOutcome {
 /// An answer of which some or all was read.
 pub struct Answering {
     read: Text,
-    rest: Option<(Pieces, Attempt)>,
+    rest: Option<Rest>,
+}
+
+/// The rest of an answer that streams.
+struct Rest {
+    pieces: Pieces,
+    attempt: Attempt,
+    /// When its first piece came.
+    after: Duration,
 }
 
 impl Answering {
@@ -112,13 +120,14 @@ impl Answering {
         if !self.read.is_empty() {
             return Ok(Some(std::mem::take(&mut self.read)));
         }
-        let Some((pieces, attempt)) = &mut self.rest else { return Ok(None) };
+        let Some(Rest { pieces, attempt, after }) = &mut self.rest else { return Ok(None) };
         let asked = Instant::now();
         let next = pieces.next().await;
         attempt.caller.waits.add(asked.elapsed());
         if !matches!(next, Ok(Some(_))) {
-            let (_, mut attempt) = self.rest.take().expect("looked at above");
-            let _ = attempt.settle(next.as_ref().map_or_else(outcome_of, |_| CallOutcome::Answered));
+            let answered = CallOutcome::Answered { after: *after };
+            let _ = attempt.settle(next.as_ref().map_or_else(|error| outcome_of(error, *after), |_| answered));
+            self.rest = None;
         }
         next
     }
@@ -153,7 +162,7 @@ impl Attempt {
         count(
             &self.caller,
             match outcome {
-                CallOutcome::Answered => "answered",
+                CallOutcome::Answered { .. } => "answered",
                 CallOutcome::Failed => "failed",
                 CallOutcome::TimedOut => "timed_out",
                 CallOutcome::Cancelled => "cancelled",

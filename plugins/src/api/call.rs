@@ -41,13 +41,27 @@ pub enum Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallOutcome {
     /// It answered. A 4xx is an answer: the fault was in what we sent.
-    Answered,
+    Answered {
+        /// Time from the attempt's beginning to the answer, or to its first token if it streams.
+        after: Duration,
+    },
     /// It could not be reached, answered 5xx, or answered what cannot be read.
     Failed,
     /// It did not answer in time.
     TimedOut,
     /// We did not wait for the answer; says nothing of the upstream.
     Cancelled,
+}
+
+/// What an operator makes of a guard, whatever that thinks of the upstream itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// No call is made.
+    Open,
+    /// All calls are made.
+    Closed,
+    /// The guard decides again, beginning anew.
+    Auto,
 }
 
 /// What to do after an attempt.
@@ -60,7 +74,7 @@ pub enum Verdict {
     Retry(Duration),
 }
 
-/// Guards calls to upstreams. Neither method waits, does I/O or allocates.
+/// Guards calls to upstreams. No method waits or does I/O; on the way of a call none allocates.
 pub trait CallPhase: Send + Sync {
     /// Asked before each attempt.
     ///
@@ -70,4 +84,10 @@ pub trait CallPhase: Send + Sync {
 
     /// Told after each attempt, once for each permit.
     fn outcome(&self, call: &Call<'_>, permit: Permit, outcome: CallOutcome) -> Verdict;
+
+    /// Does what an operator says with the calls of a tenant (`None`: of public routes) to an upstream, until told otherwise. Both are
+    /// configured. False if this guard has no such switch.
+    fn switch(&self, _tenant: Option<&Tenant>, _upstream: &str, _to: Switch) -> bool {
+        false
+    }
 }

@@ -1,9 +1,9 @@
 //! What circuit_breaker can be told: when a circuit opens and closes again, and how calls are retried.
 
-use std::time::Duration;
+use std::{borrow::Cow, fmt, time::Duration};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     api::{Problem, Scope, parse_config},
@@ -14,16 +14,32 @@ use crate::{
 const MAX_COUNT: u32 = 1000;
 /// Most retries of a call.
 const MAX_RETRIES: u32 = 10;
+/// Shortest and longest window of time.
+const WINDOW: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 
 /// The plugin's configuration, for all tenants or for one.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerConfig {
-    /// So many failures in a row open the circuit.
+    /// So many failures in a row open the circuit; 0: failures in a row do not.
     pub failures: u32,
-    /// How long it stays open.
+    /// So many per cent of failures among the calls of `window` open it.
+    pub failure_rate: Option<Percent>,
+    /// So many per cent of slow calls, timed-out ones included, among the calls of `window` open it.
+    pub slow_rate: Option<Percent>,
+    /// What a call has to take longer than to be slow; until the answer, or its first token if it streams.
+    #[serde(with = "units::DurationText")]
+    pub slow: Duration,
+    /// The calls that the rates are of: the last so many, or those of the last while.
+    pub window: Span,
+    /// With fewer calls than this in `window` the rates say nothing.
+    pub minimum: u32,
+    /// How long it stays open the first time, less up to a fifth; each time after that twice as long,
     #[serde(with = "units::DurationText")]
     pub recovery: Duration,
+    /// up to this long. After as long in good order it begins with `recovery` again.
+    #[serde(with = "units::DurationText")]
+    pub max_recovery: Duration,
     /// So many calls are let through to try it out after that, and must all succeed.
     pub probes: u32,
     /// How long a call may take, all attempts together: until the answer, or its first token if it streams.
@@ -33,21 +49,115 @@ pub struct BreakerConfig {
     pub retries: u32,
     /// The pause before a retry.
     pub backoff: Backoff,
-    /// Retries allowed for each first attempt, in the long run: with 0.2, an upstream that always fails gets 20 % more calls.
-    pub retry_budget: f64,
+    /// Retries allowed for the first attempts, in the long run: with 20%, an upstream that always fails gets a fifth more calls.
+    pub retry_budget: Percent,
 }
 
 impl Default for BreakerConfig {
     fn default() -> Self {
         Self {
             failures: 5,
+            failure_rate: None,
+            slow_rate: None,
+            slow: Duration::from_secs(1),
+            window: Span::Calls(100),
+            minimum: 20,
             recovery: Duration::from_secs(30),
+            max_recovery: Duration::from_mins(5),
             probes: 3,
             timeout: Duration::from_millis(1500),
             retries: 2,
             backoff: Backoff { base: Duration::from_millis(25), cap: Duration::from_millis(250) },
-            retry_budget: 0.2,
+            retry_budget: Percent(20),
         }
+    }
+}
+
+impl BreakerConfig {
+    /// Whether the calls of a window have to be counted.
+    pub(super) fn has_rate(&self) -> bool {
+        self.failure_rate.is_some() || self.slow_rate.is_some()
+    }
+}
+
+/// A whole number of per cent up to 100: `50%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(rename = "percentage", extend("pattern" = "^[0-9]+%$"))]
+pub struct Percent(pub u32);
+
+impl From<Percent> for String {
+    fn from(Percent(number): Percent) -> Self {
+        format!("{number}%")
+    }
+}
+
+/// A text that is no percentage.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a percentage: write a whole number from 0 to 100 and %, as `50%`")]
+pub struct PercentError(String);
+
+impl TryFrom<String> for Percent {
+    type Error = PercentError;
+
+    fn try_from(text: String) -> Result<Self, PercentError> {
+        let number = text.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        let number = number.and_then(|n| n.parse().ok()).filter(|n| *n <= 100);
+        number.map(Self).ok_or_else(|| PercentError(text.chars().take(32).collect()))
+    }
+}
+
+/// How far a window reaches back: `100` (calls) or `30s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Span {
+    /// The last so many calls.
+    Calls(u32),
+    /// The calls of the last while.
+    Time(Duration),
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Span;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of calls, as `100`, or a duration with its unit, as `30s`")
+            }
+
+            fn visit_u64<E: de::Error>(self, calls: u64) -> Result<Span, E> {
+                Ok(Span::Calls(u32::try_from(calls).unwrap_or(u32::MAX)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                units::parse_duration(text).map(Span::Time).map_err(E::custom)
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Calls(calls) => s.serialize_u32(*calls),
+            Self::Time(time) => units::DurationText::serialize(time, s),
+        }
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "span".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let calls = json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX_COUNT });
+        json_schema!({
+            "anyOf": [calls, generator.subschema_for::<units::DurationText>()],
+            "description": "A number of calls, as `100`, or a duration, as `30s`.",
+        })
     }
 }
 
@@ -97,15 +207,29 @@ impl Backoff {
 
 /// Reads and checks one configuration.
 pub(super) fn read(scope: &Scope, value: &serde_yaml::Value) -> Result<BreakerConfig, Vec<Problem>> {
-    let config: BreakerConfig = parse_config(scope.clone(), value).map_err(|p| vec![p])?;
-    let count = format!("must be 1 to {MAX_COUNT}");
+    let config: BreakerConfig = parse_config(scope, value)?;
+    let BreakerConfig { failures, failure_rate, slow_rate, slow, window, minimum, recovery, max_recovery, timeout, .. } = config;
+    let (count, some_time) = (&*format!("must be 1 to {MAX_COUNT}"), "must be longer than nothing");
+    let counts = 1..=MAX_COUNT;
+    let rate = |rate: Option<Percent>| rate.is_none_or(|Percent(rate)| rate > 0);
+    let (span_fits, minimum_fits) = match window {
+        Span::Calls(calls) => (counts.contains(&calls), minimum <= calls),
+        Span::Time(time) => (WINDOW.contains(&time), true),
+    };
     let checks = [
-        ("failures", (1..=MAX_COUNT).contains(&config.failures), count.as_str()),
-        ("probes", (1..=MAX_COUNT).contains(&config.probes), &count),
-        ("recovery", !config.recovery.is_zero(), "must be longer than nothing"),
-        ("timeout", !config.timeout.is_zero(), "must be longer than nothing"),
+        ("failures", failures <= MAX_COUNT, &*format!("must be at most {MAX_COUNT}")),
+        ("failures", failures > 0 || config.has_rate(), "nothing opens the circuit: set this, `failure_rate` or `slow_rate`"),
+        ("failure_rate", rate(failure_rate), "must be 1% to 100%"),
+        ("slow_rate", rate(slow_rate), "must be 1% to 100%"),
+        ("slow", slow_rate.is_none() || slow < timeout, "must be shorter than `timeout`, or no call but a timed-out one is slow"),
+        ("window", span_fits, &*format!("must be 1 to {MAX_COUNT} calls, or 1s to 1h")),
+        ("minimum", counts.contains(&minimum), count),
+        ("minimum", !config.has_rate() || !span_fits || minimum_fits, "there are never so many calls in `window`"),
+        ("recovery", !recovery.is_zero(), some_time),
+        ("max_recovery", max_recovery >= recovery, "must not be shorter than `recovery`"),
+        ("probes", counts.contains(&config.probes), count),
+        ("timeout", !timeout.is_zero(), some_time),
         ("retries", config.retries <= MAX_RETRIES, &format!("must be at most {MAX_RETRIES}")),
-        ("retry_budget", (0.0..=1.0).contains(&config.retry_budget), "must be 0 to 1"),
     ];
     let problems = checks.into_iter().filter(|(_, holds, _)| !holds);
     let problems: Vec<Problem> =
