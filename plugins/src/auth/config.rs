@@ -69,7 +69,7 @@ pub struct KeyConfig {
     pub(super) alg: Algorithm,
     /// Names the key: tokens with a `kid` are verified with the key of that name only. 1 to 64 bytes.
     pub(super) kid: Option<String>,
-    /// The shared secret of an HS algorithm: at least 32 bytes.
+    /// The shared secret of an HS algorithm: at least as long as its digest, 32, 48 or 64 bytes.
     pub(super) secret: Option<Secret>,
     /// The public key of any other algorithm, in PEM form: its text, or the path of a file with it.
     public_key: Option<String>,
