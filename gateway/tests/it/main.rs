@@ -2,8 +2,10 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary has no interface, and its helpers are tests too")]
 
+mod auth;
 mod bad_clients;
 mod bad_input;
+mod breaker;
 mod chat;
 mod cli;
 mod client;
@@ -16,6 +18,7 @@ mod harness;
 mod history;
 mod isolation;
 mod keys;
+mod limits;
 mod logs;
 mod metrics;
 mod model;
@@ -28,7 +31,6 @@ mod reload;
 mod schema;
 mod speaker;
 mod tls;
-mod tokens;
 mod tool;
 mod try_page;
 mod turns;

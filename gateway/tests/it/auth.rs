@@ -1,4 +1,4 @@
-//! Tokens that must not open anything.
+//! Tokens that open what they should, for as long as they should, and nothing else.
 
 use std::time::Duration;
 
@@ -89,19 +89,67 @@ async fn a_token_of_one_tenant_shows_nothing_of_another() {
     assert_eq!(gateway.history("GET", "alpha", "u", "").await.json()["turns"].as_array().unwrap().len(), 1);
 }
 
+/// The site's configuration with other keys for alpha.
+fn with_keys(gateway: &Gateway, keys: &str) -> String {
+    let ours = format!("[{{ alg: HS256, secret: {} }}]", secret("alpha"));
+    let config = gateway.site.config();
+    assert!(config.contains(&ours));
+    config.replace(&ours, keys)
+}
+
 #[tokio::test]
-async fn limits_are_per_tenant_and_user_and_say_when_to_come_back() {
-    let gateway = Site::new().limits("[{ name: user, by: user, rate: 1/s, burst: 2 }]").start();
-    for seq in 1..=2 {
-        assert_eq!(gateway.ask("alpha", "u", "q").await["seq"], seq);
+async fn keys_change_without_a_gap_and_a_removed_one_opens_nothing_from_the_reload_on() {
+    let gateway = Site::new().start();
+    let [old_secret, new_secret] = [secret("alpha"), secret("alpha-next")];
+    let [old, new] = ["2025", "2026"].map(|kid| Header { kid: Some(kid.into()), ..Header::default() });
+    let claims = json!({ "tenant_id": "alpha", "user_id": "u", "exp": gateway.site.clock.now().0 / 1000 + 60 });
+    let [old, new] = [sign(&old, &claims, &old_secret), sign(&new, &claims, &new_secret)];
+    let [old_key, new_key] =
+        [("2025", &old_secret), ("2026", &new_secret)].map(|(kid, s)| format!("{{ alg: HS256, kid: \"{kid}\", secret: {s} }}"));
+    let mut connection = Http1::connect(gateway.public()).await;
+    for (keys, opens) in [
+        (format!("[{old_key}]"), [true, false]),
+        (format!("[{old_key}, {new_key}]"), [true, true]),
+        (format!("[{new_key}]"), [false, true]),
+    ] {
+        gateway.site.write(&with_keys(&gateway, &keys));
+        assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+        // Twice, so that the second is a remembered one.
+        for (token, opens) in [(&old, opens[0]), (&new, opens[1]), (&old, opens[0]), (&new, opens[1])] {
+            let reply = connection.send(post("/v1/chat", Some(token), "{\"query\":\"q\"}")).await;
+            assert_eq!(reply.status, if opens { 200 } else { 401 }, "{keys}: {}", reply.text());
+        }
     }
-    let reply = gateway.say("alpha", "u", json!({ "query": "q" })).await;
-    reply.error(429, "rate_limited");
-    assert_eq!(reply.headers["retry-after"], "1");
-    assert!(reply.headers.contains_key("ratelimit") && reply.headers.contains_key("ratelimit-policy"), "{:?}", reply.headers);
-    assert_eq!(gateway.ask("alpha", "other", "q").await["seq"], 1);
-    assert_eq!(gateway.ask("beta", "u", "q").await["seq"], 1);
-    gateway.site.clock.advance(Duration::from_secs(1));
-    assert_eq!(gateway.ask("alpha", "u", "q").await["seq"], 3);
-    assert_eq!(gateway.metric("fengda_plugin_rejections_total{code=\"rate_limited\",plugin=\"rate_limit\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn several_credentials_are_refused() {
+    let gateway = Site::new().start();
+    let token = gateway.token("alpha", "u");
+    let mut twice = post("/v1/chat", Some(&token), "{\"query\":\"q\"}");
+    twice.headers_mut().append("authorization", format!("Bearer {token}").parse().unwrap());
+    let in_url = post(&format!("/v1/chat?access_token={token}"), Some(&token), "{\"query\":\"q\"}");
+    for request in [twice, in_url] {
+        let reply = client::http1(gateway.public(), request).await;
+        reply.error(401, "unauthorized");
+        assert_eq!(reply.headers["www-authenticate"], "Bearer error=\"invalid_request\"");
+    }
+    let alone = post(&format!("/v1/chat?access_token={token}"), None, "{\"query\":\"q\"}");
+    client::http1(gateway.public(), alone).await.error(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn a_key_that_is_weak_or_of_an_unknown_algorithm_does_not_start() {
+    let site = Site::new();
+    let good = format!("alg: HS256, secret: {}", secret("alpha"));
+    for (keys, says) in [
+        ("alg: HS256, secret: short".to_owned(), "HS256 needs at least 32"),
+        (format!("alg: HS512, secret: {}", secret("alpha")), "HS512 needs at least 64"),
+        (format!("alg: ES512, secret: {}", secret("alpha")), "unknown value `ES512`"),
+        ("alg: none, secret: x".to_owned(), "unknown value `none`"),
+    ] {
+        site.write(&site.config().replace(&good, &keys));
+        let error = fengda::server::start(site.options()).err().expect("refused").to_string();
+        assert!(error.contains(says) && error.contains("config.yaml:"), "{error}");
+    }
 }
