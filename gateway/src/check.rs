@@ -54,4 +54,27 @@ tenants: {a: {flow: main.lua, keys: [{alg: HS256, secret: a-key-for-tests-only-o
         let unknown = check(&path, &|_| None, |_| {}).unwrap_err();
         assert!(unknown.len() == 2 && unknown.iter().all(|p| p.contains("unknown plugin `picky`")), "{unknown:?}");
     }
+
+    #[test]
+    fn all_problems_of_all_plugins_are_named_each_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        fs::write(dir.path().join("main.lua"), "return function(turn) return 'a' end").unwrap();
+        let text = "plugins:
+  auth: { leeway: 5, cash: 1 }
+  rate_limit: { limits: [{ name: a, by: you, rate: 1/s }, { name: b, by: ip, rate: fast, burts: 1 }, { name: b, by: ip, rate: 1/s }] }
+  circuit_breaker: { failures: many, window: 10, retry_budget: 2 }
+tenants:
+  a:
+    flow: main.lua
+    keys: [{ alg: HS257, kid: 1, secret: short }, { alg: HS512, secret: short }]
+    plugins: { circuit_breaker: { probes: none, retries: -1 } }
+";
+        fs::write(&path, text).unwrap();
+        let found = problems(&path, &|_| None, |_| {});
+        let places: Vec<_> =
+            found.iter().map(|p| p[path.display().to_string().len() + 1..].splitn(3, ':').take(2).collect::<Vec<_>>().join(":")).collect();
+        let expected = ["2:19", "2:22", "3:41", "3:84", "3:90", "4:32", "4:64", "8:19", "8:31", "8:73", "9:43", "9:58"];
+        assert_eq!(places, expected, "{found:#?}");
+    }
 }

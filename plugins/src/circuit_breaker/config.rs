@@ -81,9 +81,9 @@ impl BreakerConfig {
 }
 
 /// A whole number of per cent up to 100: `50%`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(rename = "percentage", extend("pattern" = "^[0-9]+%$"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "String")]
+#[schemars(with = "String", rename = "percentage", extend("pattern" = "^[0-9]+%$"))]
 pub struct Percent(pub u32);
 
 impl From<Percent> for String {
@@ -92,18 +92,13 @@ impl From<Percent> for String {
     }
 }
 
-/// A text that is no percentage.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a percentage: write a whole number from 0 to 100 and %, as `50%`")]
-pub struct PercentError(String);
-
-impl TryFrom<String> for Percent {
-    type Error = PercentError;
-
-    fn try_from(text: String) -> Result<Self, PercentError> {
-        let number = text.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
-        let number = number.and_then(|n| n.parse().ok()).filter(|n| *n <= 100);
-        number.map(Self).ok_or_else(|| PercentError(text.chars().take(32).collect()))
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let parse = |text: &str| {
+            let digits = text.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit()))?;
+            digits.parse().ok().filter(|n| *n <= 100).map(Self)
+        };
+        d.deserialize_str(units::Reader { expected: "a percentage from `0%` to `100%`, in whole numbers", parse })
     }
 }
 

@@ -145,3 +145,16 @@ fn base64_that_is_not_canonical_is_refused_in_every_part() {
         gate.refuses(&[message, &signature].join("."), why);
     }
 }
+
+#[test]
+fn a_token_with_any_one_character_changed_is_refused() {
+    let gate = Gate::new();
+    let good = signed(r#"{"alg":"HS256"}"#, &acme_claims().to_string());
+    assert_eq!(gate.refusal(&good), None);
+    for at in 0..good.len() {
+        for other in ["", "A", "B", "_", "-", ".", "=", "+", "/", "%", "AA"] {
+            let changed = [&good[..at], other, &good[at + 1..]].concat();
+            assert!(changed == good || gate.refusal(&changed).is_some(), "{changed}");
+        }
+    }
+}

@@ -9,7 +9,11 @@ fn problems_name_the_value() {
         ("{failures: 1001}", "failures", "must be at most 1000"),
         ("{failures: 0}", "failures", "nothing opens the circuit: set this, `failure_rate` or `slow_rate`"),
         ("{failure_rate: 0%}", "failure_rate", "must be 1% to 100%"),
-        ("{failure_rate: 101%}", "failure_rate", "`101%` is not a percentage: write a whole number from 0 to 100 and %, as `50%`"),
+        (
+            "{failure_rate: 101%}",
+            "failure_rate",
+            "invalid value: string \"101%\", expected a percentage from `0%` to `100%`, in whole numbers",
+        ),
         ("{slow_rate: 0%}", "slow_rate", "must be 1% to 100%"),
         ("{slow_rate: 50%, slow: 1500ms}", "slow", "must be shorter than `timeout`, or no call but a timed-out one is slow"),
         ("{window: 0}", "window", "must be 1 to 1000 calls, or 1s to 1h"),
@@ -27,7 +31,11 @@ fn problems_name_the_value() {
         ("{recovery: 0s}", "recovery", "must be longer than nothing"),
         ("{timeout: 0ms}", "timeout", "must be longer than nothing"),
         ("{retries: 11}", "retries", "must be at most 10"),
-        ("{retry_budget: 1.5%}", "retry_budget", "`1.5%` is not a percentage: write a whole number from 0 to 100 and %, as `50%`"),
+        (
+            "{retry_budget: 1.5%}",
+            "retry_budget",
+            "invalid value: string \"1.5%\", expected a percentage from `0%` to `100%`, in whole numbers",
+        ),
         ("{backoff: 2s..1s}", "backoff", "`2s..1s` is not a backoff: write the first and the longest pause, as `25ms..250ms`"),
     ];
     for (config, path, message) in bad {
