@@ -71,7 +71,7 @@ tenants:
     plugins: { circuit_breaker: { probes: none, retries: -1 } }
 ";
         fs::write(&path, text).unwrap();
-        let found = problems(&path, &|_| None, |_| {});
+        let found = check(&path, &|_| None, |_| {}).unwrap_err();
         let places: Vec<_> =
             found.iter().map(|p| p[path.display().to_string().len() + 1..].splitn(3, ':').take(2).collect::<Vec<_>>().join(":")).collect();
         let expected = ["2:19", "2:22", "3:41", "3:84", "3:90", "4:32", "4:64", "8:19", "8:31", "8:73", "9:43", "9:58"];
