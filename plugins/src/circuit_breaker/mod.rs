@@ -62,7 +62,7 @@ pub struct CircuitBreaker {
 struct Circuits {
     config: BreakerConfig,
     /// Written only when an upstream is called for the first time.
-    by_upstream: RwLock<HashMap<Box<str>, Arc<Mutex<Circuit>>>>,
+    by_upstream: RwLock<HashMap<Box<str>, Mutex<Circuit>>>,
 }
 
 /// How the gateway makes one.
@@ -109,11 +109,7 @@ impl CircuitBreaker {
     /// Does something with a circuit; counts and logs if that changes its state.
     fn with<T>(&self, tenant: Option<&Tenant>, upstream: &str, act: impl FnOnce(&mut Circuit, &BreakerConfig) -> T) -> T {
         let circuits = self.circuits(tenant);
-        let circuit = circuits.circuit(upstream);
-        let (before, result, after) = {
-            let mut circuit = lock(&circuit);
-            (circuit.phase(), act(&mut circuit, &circuits.config), circuit.phase())
-        };
+        let (before, result, after) = circuits.with(upstream, |circuit| (circuit.phase(), act(circuit, &circuits.config), circuit.phase()));
         if before != after {
             self.changed(name(tenant), upstream, before, after);
         }
@@ -132,20 +128,22 @@ impl Circuits {
     /// Those of a new configuration: all closed, but for what an operator holds.
     fn new(config: BreakerConfig, before: Option<&Arc<Self>>) -> Self {
         let mut held = HashMap::new();
-        for (upstream, circuit) in before.iter().flat_map(|b| b.by_upstream.read().unwrap_or_else(PoisonError::into_inner).clone()) {
-            if let State::Held { open } = lock(&circuit).state() {
-                held.insert(upstream, Arc::new(Mutex::new(Circuit::held(&config, open))));
-            }
+        if let Some(before) = before {
+            before.each(|upstream, circuit| {
+                if let State::Held { open } = circuit.state() {
+                    held.insert(upstream.into(), Mutex::new(Circuit::held(&config, open)));
+                }
+            });
         }
         Self { config, by_upstream: RwLock::new(held) }
     }
 
-    fn circuit(&self, upstream: &str) -> Arc<Mutex<Circuit>> {
+    fn with<T>(&self, upstream: &str, act: impl FnOnce(&mut Circuit) -> T) -> T {
         if let Some(known) = self.by_upstream.read().unwrap_or_else(PoisonError::into_inner).get(upstream) {
-            return Arc::clone(known);
+            return act(&mut lock(known));
         }
         let mut all = self.by_upstream.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(upstream.into()).or_insert_with(|| Arc::new(Mutex::new(Circuit::new(&self.config)))))
+        act(&mut lock(all.entry(upstream.into()).or_insert_with(|| Mutex::new(Circuit::new(&self.config)))))
     }
 
     fn each(&self, mut look: impl FnMut(&str, &Circuit)) {

@@ -15,7 +15,7 @@ const MAX_LIMITS: usize = 16;
 pub(super) const MAX_NAME: usize = 32;
 /// Highest rate per unit, and largest burst.
 const MAX_COUNT: u32 = 100_000_000;
-/// Fewest and most keys that a limit may keep: 16 million take a GiB or two.
+/// Fewest and most keys that a limit may keep: 16 million take a GiB.
 const KEYS: std::ops::RangeInclusive<u32> = 1024..=1 << 24;
 /// Longest time in which a burst may come back.
 const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -26,7 +26,7 @@ const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
 pub struct RateLimitConfig {
     /// The limits, in any order.
     pub limits: Vec<LimitConfig>,
-    /// How many users, addresses, tenants or routes each limit keeps count of at most; 65 bytes each, 115 at worst. When they are more,
+    /// How many users, addresses, tenants or routes each limit keeps count of at most; 45 bytes each, 78 at worst. When they are more,
     /// those nearest to their full burst are forgotten first. Not per tenant.
     pub max_keys: u32,
 }

@@ -1,7 +1,7 @@
 //! One limit: a GCRA (by governor) for each of its keys, and what is left of it.
 
 use std::{
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv6Addr},
     time::Duration,
 };
@@ -22,7 +22,7 @@ pub(super) struct Limit {
     limiter: RateLimiter<Key, Buckets, Ticks, NoOpMiddleware<Duration>>,
     /// The limiter's own state, which it does not show.
     buckets: Buckets,
-    hashers: [RandomState; 2],
+    hasher: RandomState,
     /// What the times in `buckets` count from.
     start: Duration,
     /// [`LimitConfig::cell`] in nanoseconds.
@@ -49,7 +49,7 @@ impl Limit {
         let ticks = Ticks(clock.clone());
         let start = ticks.now();
         let limiter = RateLimiter::new(quota, buckets.clone(), ticks);
-        Self { config, max_keys, limiter, buckets, hashers: [RandomState::new(), RandomState::new()], start, cell }
+        Self { config, max_keys, limiter, buckets, hasher: RandomState::new(), start, cell }
     }
 
     /// Counts a request; whether it may pass. `None` if the limit is by something that is not known of the request.
@@ -79,16 +79,11 @@ impl Limit {
 
     fn key(&self, ctx: &RequestCtx) -> Option<Key> {
         Some(match self.config.by {
-            By::User => self.hash(ctx.identity()?.user.as_bytes()),
-            By::Ip => self.hash(subscriber(ctx.peer)),
-            By::Tenant => self.hash(ctx.tenant()?),
-            By::Route => self.hash(&*ctx.route),
+            By::User => Key(self.hasher.hash_one(ctx.identity()?.user.as_bytes())),
+            By::Ip => Key(self.hasher.hash_one(subscriber(ctx.peer))),
+            By::Tenant => Key(self.hasher.hash_one(ctx.tenant()?)),
+            By::Route => Key(self.hasher.hash_one(&*ctx.route)),
         })
-    }
-
-    fn hash(&self, what: impl Hash) -> Key {
-        let [a, b] = &self.hashers;
-        Key(a.hash_one(&what), b.hash_one(&what))
     }
 }
 
