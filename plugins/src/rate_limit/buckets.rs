@@ -75,7 +75,6 @@ impl Buckets {
     }
 
     /// By bits of the key that its place in a map does not depend on.
-    #[expect(clippy::cast_possible_truncation, reason = "the low bits of what is left")]
     fn shard(&self, key: Key) -> MutexGuard<'_, Shard> {
         lock(&self.0.shards[(key.0 >> 40) as usize % SHARDS])
     }
