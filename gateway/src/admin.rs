@@ -1,9 +1,16 @@
 //! The admin listener: metrics, health, status, reload, circuits. It is for operators and never shares a port with clients.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use fengda_plugins::{api::TurnError, context::Context};
 use http::{Method, StatusCode, Uri};
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
@@ -12,6 +19,10 @@ use pingora_core::{
 };
 use serde::Serialize;
 use serde_json::json;
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 use crate::{
     circuits,
@@ -23,11 +34,22 @@ use crate::{
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
+/// How long a connection may be silent, and a request's head or the taking of an answer may last.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the store may take to say that it is well.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+/// With more connections than this, the one that has been silent for longest is closed for each new one.
+const CONNECTIONS: usize = 64;
+
 /// Serves the admin listener.
 pub struct Admin {
     gateway: Arc<Gateway>,
+    context: Arc<Context>,
     /// True once the gateway drains.
-    draining: ShutdownWatch,
+    draining: watch::Receiver<bool>,
+    connections: AtomicUsize,
+    /// Tells the connection that has waited longest for a request to give way.
+    crowded: Notify,
 }
 
 struct Answer {
@@ -48,17 +70,16 @@ impl Answer {
 }
 
 impl Admin {
-    /// For one gateway; `draining` turns true when it stops serving.
-    pub fn new(gateway: Arc<Gateway>, draining: ShutdownWatch) -> Self {
-        Self { gateway, draining }
+    /// For one gateway and its conversations; `draining` turns true when it is about to stop.
+    pub fn new(gateway: Arc<Gateway>, context: Arc<Context>, draining: watch::Receiver<bool>) -> Self {
+        Self { gateway, context, draining, connections: AtomicUsize::new(0), crowded: Notify::new() }
     }
 
     async fn answer(&self, method: &Method, uri: &Uri) -> Answer {
         let draining = *self.draining.borrow();
         match (uri.path(), method) {
             ("/livez", &Method::GET) => Answer::text(StatusCode::OK, "ok\n"),
-            ("/readyz", &Method::GET) if draining => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-            ("/readyz", &Method::GET) => Answer::text(StatusCode::OK, "ok\n"),
+            ("/readyz", &Method::GET) => self.ready(draining).await,
             ("/metrics", &Method::GET) => self.metrics(),
             ("/status", &Method::GET) => self.status(draining),
             ("/reload", &Method::POST) => self.reload().await,
@@ -67,6 +88,23 @@ impl Admin {
             ("/reload" | "/circuits", _) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "send a POST\n"),
             _ => Answer::text(StatusCode::NOT_FOUND, "there are /metrics, /livez, /readyz, /status, POST /reload and POST /circuits\n"),
         }
+    }
+
+    /// Whether clients should be sent here; a line for each reason why not.
+    async fn ready(&self, draining: bool) -> Answer {
+        let late = || Err(TurnError::Unavailable("no answer in time".into()));
+        let store = timeout(STORE_PATIENCE, self.context.health()).await.unwrap_or_else(|_| late());
+        let mut reasons = String::new();
+        if draining {
+            reasons.push_str("draining\n");
+        }
+        if let Err(error) = store {
+            reasons.push_str(&format!("{error}\n"));
+        }
+        if reasons.is_empty() {
+            return Answer::text(StatusCode::OK, "ok\n");
+        }
+        Answer { status: StatusCode::SERVICE_UNAVAILABLE, content_type: TEXT, body: reasons.into() }
     }
 
     fn metrics(&self) -> Answer {
@@ -83,7 +121,7 @@ impl Admin {
             "generation": current.generation,
             "config_hash": current.config_hash,
             "draining": draining,
-            "in_flight": self.gateway.work.len(),
+            "in_flight": self.gateway.admission.taken(),
             "sessions_in_turn": self.gateway.lanes.len(),
             "routes": snapshot.config.routes.iter().map(|r| &*r.path).collect::<Vec<_>>(),
             "flows": current.flows,
@@ -112,21 +150,41 @@ impl Admin {
     }
 }
 
+/// A connection, counted while it is open.
+struct Open<'a>(&'a Admin);
+
+impl<'a> Open<'a> {
+    fn count(admin: &'a Admin) -> Self {
+        if admin.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
+            admin.crowded.notify_one();
+        }
+        Self(admin)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[async_trait]
 impl HttpServerApp for Admin {
     async fn process_new_http(self: &Arc<Self>, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+        let _open = Open::count(self);
         let mut shutdown = shutdown.clone();
         tokio::select! {
             biased;
-            read = session.read_request() => if !read.ok()? { return None },
+            read = timeout(PATIENCE, session.read_request()) => if !read.ok()?.ok()? { return None },
+            () = self.crowded.notified() => return None,
             _ = shutdown.wait_for(|s| *s) => return None,
         }
         let head = session.req_header();
         let (method, uri) = (head.method.clone(), head.uri.clone());
         let Answer { status, content_type, body } = self.answer(&method, &uri).await;
-        respond::plain(&mut session, status, content_type, body).await.ok()?;
+        timeout(PATIENCE, respond::plain(&mut session, status, content_type, body)).await.ok()?.ok()?;
         let settings = HttpPersistentSettings::for_session(&session);
-        let reusable = session.finish().await.ok()??;
+        let reusable = timeout(PATIENCE, session.finish()).await.ok()?.ok()??;
         Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
     }
 }

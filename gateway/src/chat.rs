@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
+    admission::Place,
     downstream::Downstream,
     gateway::Gateway,
     respond::Unwritable,
@@ -78,6 +79,7 @@ pub async fn serve(
     gateway: &Arc<Gateway>,
     snapshot: &Arc<Snapshot>,
     upstream: &Arc<Upstream>,
+    place: &Arc<Place>,
     down: &mut Downstream,
 ) -> Result<(), Reject> {
     if down.head().method != Method::POST {
@@ -92,7 +94,7 @@ pub async fn serve(
     let message = check(body, identity, stream, down, snapshot.config.limits.query)?;
     let ids = Ids { session: message.key.id().into(), message: message.message_id.clone() };
     let route = down.route.clone().expect("a target is only reached through its route");
-    let setup = Setup { gateway, snapshot, chain: &route.chain, tenant, upstream };
+    let setup = Setup { gateway, snapshot, chain: &route.chain, tenant, upstream, place };
     let started = turn::start(&setup, message).map_err(reject_for)?;
     // A client that is gone cannot be told, and what becomes of its turn is settled by then.
     let _ = if stream {

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    admission::{Admission, Share},
     config::{Config, Diagnostics},
     edge::tls::Acceptor,
     snapshot::{Snapshot, Workshop},
@@ -31,8 +32,12 @@ pub struct Gateway {
     pub lanes: Arc<Lanes<Outcome>>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// Requests and turns in flight.
+    /// What has to end before the gateway may: requests and turns, answered or not.
     pub work: TaskTracker,
+    /// Who may have requests in flight.
+    pub admission: Arc<Admission>,
+    /// Those of requests that are nobody's, on public routes.
+    pub strangers: Arc<Share>,
     /// Open connections of clients.
     pub connections: TaskTracker,
     /// The time of day.
@@ -84,6 +89,8 @@ impl Gateway {
             lanes: Lanes::new(),
             metrics: workshop.metrics.clone(),
             work: TaskTracker::new(),
+            admission: Arc::default(),
+            strangers: Arc::default(),
             connections: TaskTracker::new(),
             clock: workshop.clock.clone(),
             no_route,
@@ -99,7 +106,15 @@ impl Gateway {
             move || gateway.upgrade().map_or(0, |gateway| count(&gateway))
         };
         let metrics = &gateway.metrics;
-        metrics.watch("fengda_in_flight", "Requests and turns in flight.", count(|g| g.work.len()));
+        metrics.watch("fengda_in_flight", "Requests in flight, with turns whose client left.", count(|g| g.admission.taken()));
+        let (weak, by_tenant) = (Arc::downgrade(&gateway), metrics.tenant_in_flight.clone());
+        metrics.meters().before_gather(move || {
+            let Some(gateway) = weak.upgrade() else { return };
+            for tenant in gateway.snapshot.load().tenants() {
+                let taken = i64::try_from(tenant.share.taken()).unwrap_or(i64::MAX);
+                by_tenant.with_label_values(&[tenant.tenant.name()]).set(taken);
+            }
+        });
         metrics.watch("fengda_session_messages", "Messages of sessions, running and waiting for their turn.", count(|g| g.lanes.len()));
         gateway
     }

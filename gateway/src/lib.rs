@@ -3,6 +3,7 @@
 //! Start at [`server::start`]; `docs/ARCHITECTURE.md` has the map.
 
 pub mod admin;
+pub mod admission;
 pub mod chain;
 pub mod chat;
 pub mod check;

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use fengda_plugins::api::{Code, Reject, RequestCtx, RequestId, Summary, TraceParent};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use pingora_core::{
     ErrorType,
     apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
@@ -20,13 +20,14 @@ use pingora_core::{
 };
 
 use crate::{
+    admission::{Entered, Place, Shed},
     chat,
     config::Limits,
     downstream::Downstream,
     edge::{cors::Cors, last_call},
     gateway::Gateway,
     history, respond,
-    snapshot::{Snapshot, Target},
+    snapshot::{Snapshot, Target, TenantRuntime},
     telemetry::{Event, logger, series::Observed},
     try_page,
 };
@@ -68,12 +69,38 @@ impl Proxy {
             let _ = down.no_content(leave).await;
             return Ok(());
         }
+        let bound = snapshot.config.limits.in_flight;
+        let entered = self.gateway.admission.enter(bound).map_err(|shed| self.overloaded(shed, None))?;
         down.admit(route, &self.gateway.metrics).await?;
+        // Held until the answer is out.
+        let place = self.place(entered, down, snapshot, &route.target)?;
         match &route.target {
-            Target::Flow { upstream } => chat::serve(&self.gateway, snapshot, upstream, down).await,
+            Target::Flow { upstream } => chat::serve(&self.gateway, snapshot, upstream, &place, down).await,
             Target::History => history::serve(&self.gateway.metrics, snapshot, down).await,
             Target::TryPage => try_page::serve(&self.gateway, snapshot, down).await,
         }
+    }
+
+    /// Takes a place of the tenant that the chain found the request to be from.
+    fn place(&self, entered: Entered, down: &Downstream, snapshot: &Snapshot, target: &Target) -> Result<Arc<Place>, Reject> {
+        let bound = snapshot.config.limits.in_flight;
+        let tenant = down.ctx.tenant().map(|tenant| snapshot.tenant(tenant)).transpose()?;
+        let (share, own) = tenant.map_or((&self.gateway.strangers, usize::MAX), |tenant| (&tenant.share, tenant.in_flight));
+        entered.take(share, own, bound).map(Arc::new).map_err(|shed| {
+            let reject = self.overloaded(shed, tenant.map(|t| &**t));
+            match (target, tenant) {
+                (Target::Flow { .. }, Some(tenant)) => reject.answering(tenant.busy.clone()),
+                _ => reject,
+            }
+        })
+    }
+
+    #[cold]
+    fn overloaded(&self, shed: Shed, tenant: Option<&TenantRuntime>) -> Reject {
+        let tenant = tenant.map_or("-", |t| t.tenant.name());
+        self.gateway.metrics.shed.with_label_values(&[tenant, shed.as_str()]).inc();
+        Reject::new(Code::Overloaded, "too many requests are being answered; send this one again after `Retry-After` seconds")
+            .with(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
     fn context_of(&self, session: &ServerSession) -> RequestCtx {

@@ -20,10 +20,19 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unwritable;
 
-/// `{"error":{"code","message","request_id"}}`
+/// `{"error":{"code","message","request_id"}}`, and before it `"answer"` where there is something to show to the customer.
 #[derive(Serialize)]
 struct ErrorBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<&'a str>,
     error: ErrorFields<'a>,
+}
+
+impl<'a> ErrorBody<'a> {
+    fn of(reject: &'a Reject, request_id: &'a RequestId) -> Self {
+        let error = ErrorFields { code: reject.code.as_str(), message: &reject.message, request_id: request_id.as_str() };
+        Self { answer: reject.answer.as_ref().map(Text::expose), error }
+    }
 }
 
 #[derive(Serialize)]
@@ -33,9 +42,8 @@ struct ErrorFields<'a> {
     request_id: &'a str,
 }
 
-fn error_json(reject: &Reject, request_id: &str) -> Bytes {
-    let body = ErrorBody { error: ErrorFields { code: reject.code.as_str(), message: &reject.message, request_id } };
-    serde_json::to_vec(&body).expect("strings always serialize").into()
+fn error_json(reject: &Reject, request_id: &RequestId) -> Bytes {
+    serde_json::to_vec(&ErrorBody::of(reject, request_id)).expect("strings always serialize").into()
 }
 
 impl Downstream {
@@ -65,7 +73,7 @@ impl Downstream {
     /// Answers with an error in the one format.
     pub async fn reject(&mut self, reject: &Reject) -> Result<(), Unwritable> {
         self.code = Some(reject.code);
-        let body = error_json(reject, self.ctx.request_id.as_str());
+        let body = error_json(reject, &self.ctx.request_id);
         let mut headers = reject.headers.clone();
         headers.push((header::CONTENT_TYPE, JSON));
         self.whole(reject.code.status(), &headers, body).await
@@ -163,8 +171,7 @@ impl Downstream {
     pub async fn error_event(&mut self, reject: &Reject) -> Result<(), Unwritable> {
         self.code = Some(reject.code);
         let request_id = self.ctx.request_id;
-        let body = ErrorFields { code: reject.code.as_str(), message: &reject.message, request_id: request_id.as_str() };
-        self.event("error", &ErrorBody { error: body }).await
+        self.event("error", &ErrorBody::of(reject, &request_id)).await
     }
 
     /// Sends a comment, so that nobody on the way takes the stream for dead.
@@ -190,7 +197,7 @@ pub async fn refuse_unparsable(
     } else {
         Reject::new(Code::BadRequest, "this is no HTTP request that can be read: its form, its Host or its Content-Length is wrong")
     };
-    let body = error_json(&reject, request_id.as_str());
+    let body = error_json(&reject, request_id);
     let status = reject.code.status();
     let mut head = ResponseHeader::build(status, Some(5)).expect("a StatusCode is a valid status");
     let id = HeaderValue::from_str(request_id.as_str()).expect("a request id is plain ASCII");

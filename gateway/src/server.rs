@@ -88,6 +88,7 @@ pub struct Running {
     pub gateway: Arc<Gateway>,
     context: Arc<Context>,
     control: tokio::runtime::Runtime,
+    draining: watch::Sender<bool>,
     stop_serving: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
@@ -110,20 +111,22 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     let (admin_socket, admin) = bind("admin", config.admin)?;
     let context = Context::open(&context_config(&config), options.clock, workshop.metrics.meters())?;
     slot.set(context.clone()).ok().expect("the slot was made above");
-    let (threads, connections, room) = (config.threads, config.limits.connections, files::room_for_clients());
+    let (count, connections, room) = (config.threads, config.limits.connections, files::room_for_clients());
     if connections > room {
         logger::emit(&Event::FewFiles { connections, served: room });
     }
     let snapshot = Snapshot::build(config, &workshop, None)?;
     let gateway = Gateway::new(snapshot, workshop, options.config, options.environment, read);
+    let (draining, drains) = watch::channel(false);
     let (stop_serving, serving) = watch::channel(false);
     let (stop_admin, administering) = watch::channel(false);
     let control = Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
-    let admin_app = Admin::new(gateway.clone(), serving.clone());
+    let admin_app = Admin::new(gateway.clone(), context.clone(), drains);
     control.spawn(listen("admin".into(), admin_app, admin_socket, administering));
     control.spawn(watch_files(gateway.clone()));
-    let mut running = Running { public, admin, gateway, context, control, stop_serving, stop_admin, threads: Vec::with_capacity(threads) };
-    for index in 0..threads {
+    let threads = Vec::with_capacity(count);
+    let mut running = Running { public, admin, gateway, context, control, draining, stop_serving, stop_admin, threads };
+    for index in 0..count {
         let socket = public_socket.try_clone()?;
         let app = Public::new(running.gateway.clone(), room);
         let thread = spawn_serving_thread(index, app, socket, serving.clone(), running.stop_admin.subscribe())?;
@@ -135,14 +138,20 @@ pub fn start(options: Options) -> Result<Running, StartError> {
 }
 
 impl Running {
-    /// Stops accepting, lets requests and turns in flight finish for at most the configured grace, and ends all threads.
-    /// Returns how many were abandoned.
+    /// Says that it is not ready for the configured pause, stops accepting, lets requests and turns in flight finish for at most the
+    /// configured grace, and ends all threads. Returns how many were abandoned.
     pub fn stop(self) -> usize {
-        let grace = self.gateway.snapshot.load().config.shutdown_grace;
+        let (pause, grace) = {
+            let config = &self.gateway.snapshot.load().config;
+            (config.shutdown_pause, config.shutdown_grace)
+        };
         let (work, connections) = (self.gateway.work.clone(), self.gateway.connections.clone());
         logger::emit(&Event::Draining { in_flight: work.len() });
-        self.stop_serving.send_replace(true);
+        self.draining.send_replace(true);
         let abandoned = self.control.block_on(async {
+            // Until load balancers have noticed, they go on sending.
+            tokio::time::sleep(pause).await;
+            self.stop_serving.send_replace(true);
             // Requests that crossed the signal on their connections are still taken.
             connections.close();
             let _ = tokio::time::timeout(LAST_CALL, connections.wait()).await;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_yaml::Value;
 
 use crate::{
+    admission::Share,
     chain::Chain,
     config::{self, Config, Diagnostic, Diagnostics, TenantConfig},
     edge::cors::Cors,
@@ -152,6 +153,11 @@ impl Snapshot {
         self.tenants.get(tenant).ok_or_else(|| Reject::new(Code::Forbidden, "the tenant is no longer configured"))
     }
 
+    /// All tenants' parts.
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<TenantRuntime>> {
+        self.tenants.values()
+    }
+
     /// Sets the gauges that plugins look up when metrics are read.
     pub fn set_gauges(&self, meters: &Meters) {
         let readings = meters.readings();
@@ -246,6 +252,10 @@ pub struct TenantRuntime {
     pub canned: Arc<BTreeMap<String, Text>>,
     /// The text for when a model or the flow fails.
     pub busy: Text,
+    /// Its requests in flight.
+    pub share: Arc<Share>,
+    /// How many of them there may be.
+    pub in_flight: usize,
     /// Counters that every turn touches.
     pub metrics: TenantMetrics,
     log: Sink,
@@ -263,6 +273,8 @@ impl TenantRuntime {
             limits: flow::Limits { cpu, memory, output, effects, log_lines },
             canned: config.canned.clone(),
             busy: config.canned.get("busy").cloned().unwrap_or_default(),
+            share: before.map(|b| b.share.clone()).unwrap_or_default(),
+            in_flight: config.in_flight.unwrap_or(usize::MAX),
             metrics: TenantMetrics::of(&workshop.metrics, config.tenant.name()),
             log,
         };

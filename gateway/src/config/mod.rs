@@ -77,6 +77,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long requests in flight may go on after SIGTERM.
     pub shutdown_grace: Duration,
+    /// How long after SIGTERM requests are still accepted while `/readyz` says no; the grace begins after it.
+    pub shutdown_pause: Duration,
     /// How long one turn may take, its queueing included; streamed answers excepted.
     pub turn_deadline: Duration,
     /// Where conversations are kept.

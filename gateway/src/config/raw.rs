@@ -138,6 +138,7 @@ impl Default for Limits {
             body_deadline: Duration::from_secs(30),
             read_timeout: Duration::from_secs(30),
             session_queue: 16,
+            in_flight: 5000,
         }
     }
 }
@@ -169,14 +170,17 @@ pub(super) struct Tls {
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Shutdown {
-    /// How long requests in flight may go on: 0s to 1h. Keep it under the orchestrator's own limit.
+    /// How long requests in flight may go on: 0s to 1h. Keep it and `pause` together under the orchestrator's own limit.
     #[serde(with = "units::DurationText")]
     pub(super) grace: Duration,
+    /// How long clients are still served before that while `/readyz` says no, for load balancers to notice: 0s to 10m.
+    #[serde(with = "units::DurationText")]
+    pub(super) pause: Duration,
 }
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(25) }
+        Self { grace: Duration::from_secs(25), pause: Duration::ZERO }
     }
 }
 
@@ -427,6 +431,8 @@ pub(super) struct Tenant {
     pub(super) plugins: BTreeMap<String, Value>,
     /// What the script logs; no other tenant's lines get in. In `logs/<tenant>.log` of the data directory if absent.
     pub(super) log: Option<PathBuf>,
+    /// How many of its requests may be in flight: 1 to 1000000. Bounded by fairness among tenants alone if absent.
+    pub(super) in_flight: Option<usize>,
     /// What one turn of the script may use.
     #[serde(deserialize_with = "or_default")]
     #[schemars(with = "Option<FlowLimits>")]

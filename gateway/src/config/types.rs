@@ -13,7 +13,7 @@ use super::{path::Path, units};
 /// Below this is what the page at `/` asks for.
 pub(super) const TRY: &str = "/try/";
 
-/// What one connection or request may take.
+/// What one connection or request may take, and all of them together.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -49,6 +49,9 @@ pub struct Limits {
     pub read_timeout: Duration,
     /// How many messages of one session may wait for their turn: 0 to 1024; one more gets 409 `turn_in_progress`.
     pub session_queue: usize,
+    /// How many requests may be in flight, of all tenants together: 1 to 1000000; 503 `overloaded`. The last quarter is for tenants with
+    /// less than their fair share.
+    pub in_flight: usize,
 }
 
 /// Where and for how long conversations are kept.
@@ -205,6 +208,8 @@ pub struct TenantConfig {
     pub flow: PathBuf,
     /// What one turn of its flow may use.
     pub flow_limits: FlowLimits,
+    /// How many of its requests may be in flight; bounded by fairness alone if absent.
+    pub in_flight: Option<usize>,
     /// Ready-made answers by name; `busy` is always there.
     pub canned: Arc<BTreeMap<String, Text>>,
     /// Where its flow's log lines go; no other tenant's.

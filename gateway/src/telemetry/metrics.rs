@@ -23,6 +23,10 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// Seconds from the head read to the last byte written, by route and tenant.
     pub request_seconds: HistogramVec,
+    /// Requests in flight by tenant, with turns whose client left; set at each scrape.
+    pub tenant_in_flight: IntGaugeVec,
+    /// Requests not admitted, by tenant (`-` before it is known) and reason.
+    pub shed: IntCounterVec,
     /// Seconds of a request that were the gateway's own, by route and tenant: see [`Timing`](super::Timing).
     pub overhead_seconds: HistogramVec,
     /// Bytes of requests' bodies, by route and tenant.
@@ -175,6 +179,12 @@ impl Metrics {
                 by_route,
                 &LATENCY,
             ),
+            tenant_in_flight: make.gauges(
+                "fengda_tenant_in_flight",
+                "Requests in flight by tenant, with turns whose client left.",
+                &["tenant"],
+            ),
+            shed: make.counter("fengda_shed_total", "Requests refused because too many are in flight.", &["tenant", "reason"]),
             overhead_seconds: make.histogram("fengda_gateway_overhead_seconds", overhead, by_route, &SHORT),
             received_bytes: make.counter("fengda_received_bytes_total", "Bytes of requests' bodies.", by_route),
             sent_bytes: make.counter("fengda_sent_bytes_total", "Bytes of answers' bodies.", by_route),

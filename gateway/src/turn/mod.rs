@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use crate::{
+    admission::Place,
     chain::Chain,
     gateway::Gateway,
     snapshot::{Snapshot, TenantRuntime},
@@ -152,6 +153,8 @@ pub struct Setup<'a> {
     pub tenant: &'a Arc<TenantRuntime>,
     /// Whom `nlp.answer` asks.
     pub upstream: &'a Arc<Upstream>,
+    /// The request's place among those in flight, which its turn keeps if it goes on alone.
+    pub place: &'a Arc<Place>,
 }
 
 /// Starts a message's turn, or joins the one that a copy of it started.
@@ -159,7 +162,7 @@ pub struct Setup<'a> {
 /// # Errors
 /// The session's queue is full, or the id is in it with another question.
 pub fn start(setup: &Setup<'_>, message: Message) -> Result<Started, Refused> {
-    let Setup { gateway, snapshot, chain, tenant, upstream } = setup;
+    let Setup { gateway, snapshot, chain, tenant, upstream, place } = setup;
     let lane = match gateway.lanes.enter(&message.key, &message.message_id, &message.q, snapshot.config.limits.session_queue) {
         Ok(Entry::Lead(lane)) => lane,
         Ok(Entry::Join(outcome)) => {
@@ -190,7 +193,7 @@ pub fn start(setup: &Setup<'_>, message: Message) -> Result<Started, Refused> {
         waits: message.waits.clone(),
     };
     let task = task::Task::new((*gateway).clone(), (*tenant).clone(), caller, snapshot.config.turn_deadline, message, send);
-    let in_flight = gateway.work.token();
+    let in_flight = (gateway.work.token(), (*place).clone());
     let running = tokio::spawn(async move {
         let _in_flight = in_flight;
         task.run(lane).await;

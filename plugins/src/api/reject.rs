@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use super::Text;
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident;)*) => {
         /// The machine-readable reason of an error answer: `error.code` in its JSON. Clients may rely on these words.
@@ -58,8 +60,8 @@ codes! {
     Internal = "internal", INTERNAL_SERVER_ERROR;
     /// The upstream failed.
     UpstreamFailed = "upstream_failed", BAD_GATEWAY;
-    /// The gateway is draining, or at a cap.
-    Unavailable = "unavailable", SERVICE_UNAVAILABLE;
+    /// Too many requests are in flight, of all tenants or of this one; `Retry-After` says when to try again.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE;
     /// The stored conversation cannot be read or written now.
     ContextUnavailable = "context_unavailable", SERVICE_UNAVAILABLE;
     /// Not done within the deadline.
@@ -75,12 +77,14 @@ pub struct Reject {
     pub message: Cow<'static, str>,
     /// Sent along, such as `Retry-After`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The tenant's own words for its customer, for chats that can show no error.
+    pub answer: Option<Text>,
 }
 
 impl Reject {
     /// A rejection without extra headers.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), headers: Vec::new() }
+        Self { code, message: message.into(), headers: Vec::new(), answer: None }
     }
 
     /// The same with a header added.
@@ -88,6 +92,12 @@ impl Reject {
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
+    }
+
+    /// The same with something to show to the customer.
+    #[must_use]
+    pub fn answering(self, answer: Text) -> Self {
+        Self { answer: Some(answer), ..self }
     }
 }
 

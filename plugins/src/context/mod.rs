@@ -104,6 +104,14 @@ impl Context {
     pub async fn flush(&self) -> Result<(), TurnError> {
         self.store.flush().await
     }
+
+    /// Whether conversations can be kept now.
+    ///
+    /// # Errors
+    /// The store's reason why not.
+    pub async fn health(&self) -> Result<(), TurnError> {
+        self.store.health().await
+    }
 }
 
 impl TurnPhase for Context {

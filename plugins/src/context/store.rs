@@ -105,6 +105,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`TurnError::Unavailable`].
     fn flush(&self) -> BoxFuture<'_, Result<(), TurnError>>;
+
+    /// Whether turns can be written now, found out by trying.
+    ///
+    /// # Errors
+    /// [`TurnError::Unavailable`] with the reason.
+    fn health(&self) -> BoxFuture<'_, Result<(), TurnError>>;
 }
 
 /// How much of a conversation is kept, and for how long.

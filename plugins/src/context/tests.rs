@@ -79,6 +79,10 @@ impl Store for Counting {
     fn flush(&self) -> BoxFuture<'_, Result<(), TurnError>> {
         self.inner.flush()
     }
+
+    fn health(&self) -> BoxFuture<'_, Result<(), TurnError>> {
+        self.inner.health()
+    }
 }
 
 struct Opened {

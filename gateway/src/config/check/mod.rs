@@ -33,6 +33,7 @@ mod tls;
 mod upstreams;
 
 const MIB: usize = 1 << 20;
+const IN_FLIGHT: RangeInclusive<usize> = 1..=1_000_000;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -49,6 +50,7 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report
     within(report, "threads", threads, 1..=512, "1 to 512");
     limits(&raw.limits, report);
     within(report, "shutdown.grace", raw.shutdown.grace, Duration::ZERO..=HOUR, "0s to 1h");
+    within(report, "shutdown.pause", raw.shutdown.pause, Duration::ZERO..=10 * MINUTE, "0s to 10m");
     within(report, "turn.deadline", raw.turn.deadline, 10 * MILLISECOND..=10 * MINUTE, "10ms to 10m");
 
     plugins(&raw.plugins, registry, &Path::parse("plugins"), report);
@@ -72,6 +74,7 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report
         watch: raw.watch,
         limits: raw.limits,
         shutdown_grace: raw.shutdown.grace,
+        shutdown_pause: raw.shutdown.pause,
         turn_deadline: raw.turn.deadline,
         store: store(&raw.store, report),
         upstreams,
@@ -124,6 +127,7 @@ fn limits(limits: &Limits, report: &mut Report) {
     within(report, "limits.body_deadline", limits.body_deadline, 100 * MILLISECOND..=10 * MINUTE, "100ms to 10m");
     within(report, "limits.read_timeout", limits.read_timeout, 100 * MILLISECOND..=10 * MINUTE, "100ms to 10m");
     within(report, "limits.session_queue", limits.session_queue, 0..=1024, "0 to 1024");
+    within(report, "limits.in_flight", limits.in_flight, IN_FLIGHT, "1 to 1000000");
 }
 
 fn store(store: &raw::Store, report: &mut Report) -> Store {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path as FilePath, sync::Arc};
 use fengda_plugins::api::{Registry, Tenant, Text};
 use serde_yaml::Value;
 
-use super::{MIB, MILLISECOND, SECOND, logs, plugins, within};
+use super::{IN_FLIGHT, MIB, MILLISECOND, SECOND, logs, plugins, within};
 use crate::config::{TenantConfig, diagnostic::Report, keys::KeyFile, path::Path, raw};
 
 /// What a tenant says while its model cannot answer, unless it has words of its own.
@@ -55,6 +55,9 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
     within(report, limits.at("cpu"), raw.flow_limits.cpu, MILLISECOND..=10 * SECOND, "1ms to 10s");
     within(report, limits.at("memory"), raw.flow_limits.memory, MIB..=1024 * MIB, "1MiB to 1GiB");
     within(report, limits.at("output"), raw.flow_limits.output, 64..=4 * MIB, "64B to 4MiB");
+    if let Some(in_flight) = raw.in_flight {
+        within(report, path.at("in_flight"), in_flight, IN_FLIGHT, "1 to 1000000");
+    }
     let flow = raw.flow.as_ref().map(|flow| report.source.resolve(flow));
     flow.iter().for_each(|flow| report.depends_on(flow.clone()));
     match &flow {
@@ -75,6 +78,7 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
     TenantConfig {
         flow: flow.unwrap_or_default(),
         flow_limits: raw.flow_limits.clone(),
+        in_flight: raw.in_flight,
         canned: Arc::new(canned),
         log: raw.log.as_ref().map_or_else(|| context.data.join(format!("logs/{name}.log")), |log| report.source.resolve(log)),
         demo: all_demo(&raw.keys),

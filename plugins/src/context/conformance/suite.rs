@@ -357,6 +357,10 @@ suite! { ($)
         assert_eq!(ids(&s.state(&a).await), ["m1"]);
     }
 
+    async fn a_store_that_works_is_healthy(s) {
+        s.store.health().await.unwrap();
+    }
+
     async fn a_flush_follows_what_was_committed(s) {
         s.turn(&session("a"), "m1").await;
         s.store.flush().await.unwrap();

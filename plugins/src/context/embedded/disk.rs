@@ -23,6 +23,9 @@ const BLOCK_CACHE: u64 = 16 << 20;
 const MEMTABLE: u64 = 8 << 20;
 /// Most bytes of journals; the least that the engine takes. Bounds the time to open after a crash.
 const JOURNALS: u64 = 64 << 20;
+/// The file beside the engine's directory that shows whether the file system can be written to, and its size in bytes.
+const PROBE: &str = ".probe";
+const PROBE_SIZE: usize = 4096;
 /// Most table files held open.
 const OPEN_FILES: usize = 128;
 
@@ -112,6 +115,14 @@ impl Disk {
             }
         }
         Ok(())
+    }
+
+    /// Whether the engine is open and its file system takes a file: a full or read-only one is noticed before a turn is lost to it.
+    pub(super) fn probe(&self) -> Result<(), TurnError> {
+        self.with(|_| Ok(()))?;
+        let probe = self.dir.with_file_name(PROBE);
+        let written = fs::write(&probe, [0; PROBE_SIZE]).and_then(|()| fs::remove_file(&probe));
+        written.map_err(|e| TurnError::Unavailable(format!("the data directory cannot be written to: {e}")))
     }
 
     /// Closes the engine and tries to open it again: it takes no writes after a failed one.

@@ -246,6 +246,10 @@ impl Store for Embedded {
     fn flush(&self) -> BoxFuture<'_, Result<(), TurnError>> {
         Box::pin(self.alone(|writer| writer.flush()))
     }
+
+    fn health(&self) -> BoxFuture<'_, Result<(), TurnError>> {
+        Box::pin(self.alone(|writer| writer.disk.probe()))
+    }
 }
 
 /// The kept turn that answered this message before.
