@@ -5,6 +5,9 @@
 //! its last look it sets the VM's interrupt. The interrupt, on the VM's own thread, charges the turn, and makes the script give way or
 //! stops it. So a poll reads no clock unless a look falls into it. The watchdog sleeps while nothing runs.
 //!
+//! A turn that has been charged before runs `measured`: it has shown that it computes for long, so it gives way every [`SLICE`], that
+//! others on its thread hardly notice it.
+//!
 //! A look knows when it was, but not how much of the time since went to other threads, so what a turn is charged first is capped. From
 //! then on the turn is measured by its thread's CPU clock, so that long calls of the host count in full.
 
@@ -24,6 +27,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// How often the watchdog looks, and so how exact budgets are.
 pub(super) const TICK: Duration = Duration::from_millis(1);
+/// How long a script that computes for long holds its thread at a time; the watchdog looks as often while there is one.
+const SLICE: Duration = Duration::from_micros(250);
+/// How many slices without such a script until the watchdog looks every [`TICK`] again.
+const CALM_SLICES: u32 = 40;
 /// The most that the stretch since a look is charged. One that is longer may have been spent waiting for a core, rather than on one.
 const LONGEST: Duration = Duration::from_millis(5);
 /// How many ticks without a poll until the watchdog sleeps.
@@ -82,6 +89,8 @@ struct Watched {
     running: Option<Gate>,
     /// Something ran since the watchdog's last look.
     active: bool,
+    /// What ran was measured.
+    long: bool,
     /// When the watchdog first saw this poll running, or first after it was last charged.
     seen: Option<Instant>,
     /// The thread's CPU time at the last charge, or when a measured poll began.
@@ -98,11 +107,11 @@ impl Seat {
 
     /// Says that a poll of this VM begins. It ends, and the interrupt is off for certain, when the guard is dropped.
     ///
-    /// A `measured` poll is charged its CPU time from here on; it is for turns that have been charged before, since it costs two system
-    /// calls. The guard borrows the VM, so a VM is alive while the watchdog can reach it.
+    /// A `measured` poll is charged its CPU time from here on, and ends with its slice; it is for turns that have been charged before,
+    /// since it costs two system calls. The guard borrows the VM, so a VM is alive while the watchdog can reach it.
     pub(super) fn enter<'a>(&'a self, gate: Gate, _vm: &'a Lua, measured: bool) -> Running<'a> {
         let charged = measured.then(cpu_time);
-        *lock(&self.0) = Watched { running: Some(gate), active: true, seen: None, charged };
+        *lock(&self.0) = Watched { running: Some(gate), active: true, long: measured, seen: None, charged };
         // The watchdog goes to sleep by setting `asleep` and then looking at every seat: either it sees this poll, or we see the flag.
         if WATCHDOG.asleep.load(Ordering::Acquire) {
             WATCHDOG.wake();
@@ -157,15 +166,30 @@ static WATCHDOG: LazyLock<Watchdog> = LazyLock::new(|| {
     Watchdog { asleep: AtomicBool::new(false), seats: Mutex::default(), thread }
 });
 
+/// What the watchdog saw since it looked before.
+#[derive(Default)]
+struct Look {
+    /// Something ran.
+    active: bool,
+    /// A measured poll was among it.
+    long: bool,
+}
+
 impl Watchdog {
     fn watch(&self) {
-        let mut idle = 0;
+        let (mut idle, mut calm, mut last) = (0, CALM_SLICES, Instant::now());
         loop {
-            std::thread::park_timeout(TICK);
-            idle = if self.look() { 0 } else { idle + 1 };
+            std::thread::park_timeout(if calm < CALM_SLICES { SLICE } else { TICK });
+            let tick = last.elapsed() >= TICK;
+            if tick {
+                last = Instant::now();
+            }
+            let Look { active, long } = self.look(tick);
+            calm = if long { 0 } else { calm.saturating_add(1) };
+            idle = if active { 0 } else { idle + u32::from(tick) };
             if idle > IDLE_TICKS {
                 self.asleep.store(true, Ordering::Release);
-                if self.look() {
+                if self.look(true).active {
                     self.asleep.store(false, Ordering::Release);
                 }
                 while self.asleep.load(Ordering::Acquire) {
@@ -176,21 +200,23 @@ impl Watchdog {
         }
     }
 
-    /// Arms the polls that have been running since the last look; says whether anything ran since.
-    fn look(&self) -> bool {
-        let mut active = false;
+    /// Arms measured polls and, each [`TICK`], all others that have been running since the last.
+    fn look(&self, tick: bool) -> Look {
+        let mut look = Look::default();
         lock(&self.seats).retain(|seat| {
             let Some(seat) = seat.upgrade() else { return false };
             let mut seat = lock(&seat.0);
-            active |= std::mem::take(&mut seat.active) || seat.running.is_some();
+            look.long |= std::mem::take(&mut seat.long) || (seat.running.is_some() && seat.charged.is_some());
+            look.active |= std::mem::take(&mut seat.active) || seat.running.is_some();
             match (seat.running, seat.seen) {
-                (Some(gate), Some(_)) => drop(gate.switch.set(gate.interrupt)),
-                (Some(_), None) => seat.seen = Some(Instant::now()),
-                (None, _) => {}
+                (Some(gate), _) if seat.charged.is_some() => drop(gate.switch.set(gate.interrupt)),
+                (Some(gate), Some(_)) if tick => drop(gate.switch.set(gate.interrupt)),
+                (Some(_), None) if tick => seat.seen = Some(Instant::now()),
+                _ => {}
             }
             true
         });
-        active
+        look
     }
 
     #[cold]

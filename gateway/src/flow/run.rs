@@ -1,9 +1,10 @@
 //! One turn of a script, from start to end: the loop that resumes its coroutine under its limits.
 
-use std::{collections::BTreeMap, fmt, rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::ControlFlow, rc::Rc, sync::Arc};
 
 use fengda_plugins::api::{SessionState, Text, Timestamp};
 use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
+use tokio::{sync::Semaphore, task::yield_now};
 
 use super::{
     AnswerId, Effect, End, ErrorKind, Input, Limits, LogLine, Reply, Resume, Script, ScriptError, Step,
@@ -53,15 +54,23 @@ impl Run {
         Self { turn: Some(Box::new(Turn::new(input))), place: None, logs: Vec::new(), grown: 0 }
     }
 
-    /// Runs the script until its next effect or its end. A script that computes for long gives way to other tasks every millisecond or two.
+    /// Runs the script until its next effect or its end.
+    ///
+    /// A script that computes for long gives way after a millisecond or two, and from then on runs in short slices: behind whatever else
+    /// the thread has to do, and one at a time of all such scripts of its tenant, so that ten of them slow others down no more than one.
     ///
     /// `with` is [`Resume::Start`] the first time, and then the outcome of the effect that was asked for.
     pub async fn resume(&mut self, with: Resume) -> Step {
-        let mut with = Some(with);
+        let mut polled = self.poll(Some(with));
         loop {
-            match self.poll(with.take()) {
-                Some(step) => return step,
-                None => tokio::task::yield_now().await,
+            match polled {
+                ControlFlow::Break(step) => return step,
+                ControlFlow::Continue(turnstile) => {
+                    let _turn = turnstile.acquire().await.expect("a turnstile is never closed");
+                    // The runtime looks for what has come in before it goes on with a task that yielded.
+                    yield_now().await;
+                    polled = self.poll(None);
+                }
             }
         }
     }
@@ -79,11 +88,11 @@ impl Run {
         self.grown
     }
 
-    /// Runs the coroutine once; `None` if it is to be run again after other tasks had their turn.
-    fn poll(&mut self, with: Option<Resume>) -> Option<Step> {
-        let Some(turn) = self.turn.take() else { return Some(internal("the run is over")) };
+    /// Runs the coroutine once; says where to queue if it is to be run again.
+    fn poll(&mut self, with: Option<Resume>) -> ControlFlow<Step, Arc<Semaphore>> {
+        let Some(turn) = self.turn.take() else { return internal("the run is over") };
         if turn.input.key.tenant() != turn.input.script.tenant() {
-            return Some(internal("the script is another tenant's than the conversation"));
+            return internal("the script is another tenant's than the conversation");
         }
         let found = match self.place.take() {
             None => vm::local(|local| local.vm(&turn.input.script).and_then(Vm::coroutine)),
@@ -91,18 +100,20 @@ impl Run {
         };
         let coroutine = match found {
             Some(Ok(coroutine)) => coroutine,
-            Some(Err(e)) => return Some(Step::Failed(ScriptError::from_lua(&e))),
-            None => return Some(internal("the run was resumed on another thread")),
+            Some(Err(e)) => return ControlFlow::Break(Step::Failed(ScriptError::from_lua(&e))),
+            None => return internal("the run was resumed on another thread"),
         };
         let (mut turn, polled) = poll(&coroutine, turn, with, false);
         self.grown = turn.grown;
         let step = match polled {
-            Polled::Long => None,
-            Polled::Effect(effect) => Some(Step::Effect(effect)),
-            Polled::Returned(value) => Some(finish(&coroutine.vm, &mut turn, &value).map_or_else(Step::Failed, Step::Done)),
-            Polled::Failed(error) => Some(Step::Failed(error)),
+            Polled::Long => ControlFlow::Continue(coroutine.vm.turnstile.clone()),
+            Polled::Effect(effect) => ControlFlow::Break(Step::Effect(effect)),
+            Polled::Returned(value) => {
+                ControlFlow::Break(finish(&coroutine.vm, &mut turn, &value).map_or_else(Step::Failed, Step::Done))
+            }
+            Polled::Failed(error) => ControlFlow::Break(Step::Failed(error)),
         };
-        if matches!(step, None | Some(Step::Effect(_))) {
+        if matches!(step, ControlFlow::Continue(_) | ControlFlow::Break(Step::Effect(_))) {
             self.place = vm::local(|local| local.put(coroutine));
             self.turn = Some(turn);
         } else {
@@ -125,8 +136,8 @@ impl Drop for Run {
     }
 }
 
-fn internal(why: &str) -> Step {
-    Step::Failed(ScriptError::new(ErrorKind::Internal, why))
+fn internal<C>(why: &str) -> ControlFlow<Step, C> {
+    ControlFlow::Break(Step::Failed(ScriptError::new(ErrorKind::Internal, why)))
 }
 
 /// Runs the coroutine until it yields or ends, with the turn in place and its limits armed.
@@ -245,7 +256,8 @@ pub(super) fn check(script: &Arc<Script>, limits: Limits, canned: &Arc<BTreeMap<
     let (query, message_id) = (Text::default(), Text::default());
     let (state, now) = (Arc::<SessionState>::default(), Timestamp::default());
     let (script, canned) = (script.clone(), canned.clone());
-    let coroutine = Vm::new(&script, Seat::take()).and_then(|vm| Rc::new(vm).coroutine()).map_err(|e| ScriptError::from_lua(&e))?;
+    let turnstile = Arc::new(Semaphore::new(1));
+    let coroutine = Vm::new(&script, Seat::take(), turnstile).and_then(|vm| Rc::new(vm).coroutine()).map_err(|e| ScriptError::from_lua(&e))?;
     let input = Input { script, limits, canned, query, message_id, key, channel: None, lang: None, state, now };
     let mut turn = Box::new(Turn::new(input));
     let mut with = Some(Resume::Start);

@@ -13,6 +13,7 @@ use std::{
 };
 
 use mlua::{Function, Lua, Thread, chunk::ChunkMode};
+use tokio::sync::Semaphore;
 
 use super::{
     Script,
@@ -44,6 +45,8 @@ pub(super) struct Vm {
     pub(super) gate: Gate,
     /// Its thread's.
     pub(super) seat: Arc<Seat>,
+    /// Through which its tenant's scripts go, one at a time, once they have computed for long.
+    pub(super) turnstile: Arc<Semaphore>,
     chunk: Function,
     pool: RefCell<Vec<Thread>>,
     script: RefCell<Weak<Script>>,
@@ -52,7 +55,7 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    pub(super) fn new(script: &Arc<Script>, seat: Arc<Seat>) -> mlua::Result<Self> {
+    pub(super) fn new(script: &Arc<Script>, seat: Arc<Seat>, turnstile: Arc<Semaphore>) -> mlua::Result<Self> {
         let sandbox = Sandbox::new()?;
         let watched = seat.clone();
         let gate = Gate::install(&sandbox.lua, move |lua, switch| host::interrupted(lua, switch, watched.charge()));
@@ -60,7 +63,7 @@ impl Vm {
         let chunk = chunk.into_function()?;
         let script = RefCell::new(Arc::downgrade(script));
         ALIVE.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { sandbox, gate, seat, chunk, pool: RefCell::default(), script, used: Cell::new(0) })
+        Ok(Self { sandbox, gate, seat, turnstile, chunk, pool: RefCell::default(), script, used: Cell::new(0) })
     }
 
     pub(super) fn lua(&self) -> &Lua {
@@ -166,7 +169,10 @@ impl Local {
         {
             vms.remove(&oldest);
         }
-        let vm = Rc::new(Vm::new(script, self.seat.clone())?);
+        // One for all scripts of a tenant, so that it gains nothing by having several in use.
+        let sibling = vms.iter().find(|(key, _)| key.tenant() == script.tenant());
+        let turnstile = sibling.map_or_else(|| Arc::new(Semaphore::new(1)), |(_, vm)| vm.turnstile.clone());
+        let vm = Rc::new(Vm::new(script, self.seat.clone(), turnstile)?);
         vm.used.set(self.turns.get());
         vms.insert(script.key().clone(), vm.clone());
         Ok(vm)
