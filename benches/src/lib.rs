@@ -1,3 +1,11 @@
-//! Measuring tools that use the gateway from outside: the replay of conversations, and micro benchmarks (`benches/`).
+//! Measuring tools that use the gateway from outside: the replay of conversations, neighbours under overload, and micro benchmarks (`benches/`).
 
+mod gateway;
+mod http;
+mod latency;
+pub mod overload;
 pub mod replay;
+mod token;
+mod usage;
+
+pub use gateway::GatewayError;

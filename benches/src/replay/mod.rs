@@ -5,24 +5,19 @@
 //! | `conversations` | the file |
 //! | `plan` | who says what to whom, and the one right answer |
 //! | `model` | the upstream: answers from the plan, checks the history it is shown |
-//! | `gateway` | the process under test, with a configuration and data of its own |
 //! | `play` | the clients |
 //! | `run` | all of them together, and the kill in the middle |
-//! | `fault`, `usage`, `report` | what was wrong, what it cost, how it is said |
+//! | `fault`, `report` | what was wrong, what it cost, how it is said |
 
 mod conversations;
 mod fault;
-mod gateway;
-mod http;
 mod model;
 mod plan;
 mod play;
 mod report;
 mod run;
-mod usage;
 
 pub use conversations::ReadError;
 pub use fault::{Fault, Seen};
-pub use gateway::GatewayError;
 pub use report::{Kill, Report, Used};
 pub use run::{Error, Options, run};

@@ -14,9 +14,9 @@ use serde::Deserialize;
 
 use super::{
     fault::{Fault, Faults},
-    http::{Server, json},
     plan::{Plan, PlannedTurn, SESSION},
 };
+use crate::http::{Server, json};
 
 /// How many turns the gateway keeps, and so shows to the model.
 pub(super) const KEPT_TURNS: usize = 100;

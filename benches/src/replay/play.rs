@@ -10,27 +10,27 @@ use std::{
 };
 
 use bytes::Bytes;
-use fengda_plugins::api::{Clock, Text};
+use fengda_plugins::api::Text;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use indicatif::ProgressBar;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::{
     fault::{Fault, Faults},
-    http::{CallError, Connection},
     model::{KEPT_TURNS, Model},
     plan::{Dialogue, Plan, PlannedTurn, SESSION},
+};
+use crate::{
+    http::{CallError, Connection},
+    token,
 };
 
 /// How long a message is sent again and again while the gateway is being restarted.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause before a message is sent again.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long tokens hold: longer than any replay.
-const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// What all clients share.
 pub(super) struct Stage {
@@ -212,13 +212,9 @@ async fn up(mut gateway: watch::Receiver<Option<SocketAddr>>) -> SocketAddr {
 
 /// The `Authorization` of every dialogue's user.
 pub(super) fn bearers(plan: &Plan) -> Vec<String> {
-    let exp = Clock::system().now().after(TOKEN_TTL).0 / 1000;
     let bearer = |(number, dialogue): (usize, &Dialogue)| {
         let tenant = plan.tenant_of(number);
-        let claims = serde_json::json!({ "tenant_id": tenant.name, "user_id": dialogue.user, "exp": exp });
-        let key = EncodingKey::from_secret(tenant.secret.as_bytes());
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).expect("HS256 signs any claims");
-        format!("Bearer {token}")
+        token::bearer(&tenant.name, &tenant.secret, &dialogue.user)
     };
     plan.dialogues.iter().enumerate().map(bearer).collect()
 }

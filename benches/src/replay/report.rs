@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::fault::{Fault, Seen};
+use crate::latency::{millis, percentile};
 
 /// The outcome of a replay.
 pub struct Report {
@@ -51,16 +52,6 @@ impl Report {
     }
 }
 
-/// The value that `percent` of the sorted values do not exceed (nearest rank); zero if there are none.
-fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or_default()
-}
-
-fn millis(d: Duration) -> f64 {
-    d.as_secs_f64() * 1000.0
-}
-
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52, for display")]
 fn rate(count: usize, per: Duration) -> f64 {
     count as f64 / per.as_secs_f64().max(f64::MIN_POSITIVE)
@@ -95,15 +86,6 @@ mod tests {
 
     fn ms(values: impl IntoIterator<Item = u64>) -> Vec<Duration> {
         values.into_iter().map(Duration::from_millis).collect()
-    }
-
-    #[test]
-    fn percentiles_are_nearest_rank() {
-        let hundred = ms(1..=100);
-        assert_eq!([50, 95, 99, 100].map(|p| percentile(&hundred, p)), [50, 95, 99, 100].map(Duration::from_millis));
-        assert_eq!([50, 95, 99].map(|p| percentile(&ms([7]), p)), [Duration::from_millis(7); 3]);
-        assert_eq!(percentile(&ms([1, 2, 3, 4]), 50), Duration::from_millis(2));
-        assert_eq!(percentile(&[], 50), Duration::ZERO);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One replay from start to end: model, gateway, clients, and the kill in the middle.
 
 use std::{
+    fmt::Write as _,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -18,11 +19,13 @@ use tokio::{
 use super::{
     conversations::{self, ReadError},
     fault::Faults,
-    gateway::{Gateway, GatewayError, Home},
     model::Model,
     plan::Plan,
     play::{Played, Stage, bearers, play, verify},
     report::{Kill, Report, Used},
+};
+use crate::{
+    gateway::{Gateway, GatewayError, Home},
     usage::Usage,
 };
 
@@ -58,6 +61,9 @@ pub enum Error {
     Interrupted,
 }
 
+/// The flow of every tenant.
+const FLOW: &str = "return function(turn) return nlp.answer(turn) end\n";
+
 /// Plays the conversations. Faults of single turns are in the report.
 ///
 /// Dropping the future, or SIGINT and SIGTERM, end the gateway as well.
@@ -73,13 +79,26 @@ pub async fn run(options: &Options) -> Result<Report, Error> {
     }
 }
 
+/// Everything that differs from the defaults: free ports, our model, tenants with keys of their own, and limits out of the way.
+fn config(plan: &Plan, model: SocketAddr) -> String {
+    let mut yaml = format!(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ndata: data\nlog: {{ level: info, access: false }}\n\
+         upstreams: {{ model: {{ protocol: answer, endpoints: [\"http://{model}\"] }} }}\n\
+         plugins: {{ rate_limit: {{ limits: [ {{ name: tenant, by: tenant, rate: 100000/s, burst: 100000 }} ] }} }}\ntenants:\n"
+    );
+    for tenant in &plan.tenants {
+        let _ = writeln!(yaml, "  {}: {{ flow: flow.lua, keys: [ {{ alg: HS256, secret: \"{}\" }} ] }}", tenant.name, tenant.secret);
+    }
+    yaml
+}
+
 async fn replay(options: &Options) -> Result<Report, Error> {
     let conversations = conversations::read(&options.file)?;
     let plan = Arc::new(Plan::deal(&conversations, options.dialogues.unwrap_or(conversations.len())));
     let faults = Arc::new(Faults::default());
     let model = Arc::new(Model::new(plan.clone(), faults.clone()));
     let server = model.clone().serve().await?;
-    let home = Home::new(&plan, server.address)?;
+    let home = Home::new(&config(&plan, server.address), &[("flow.lua", FLOW)])?;
     let mut keeper = Keeper::start(&options.gateway, &home).await?;
     let stage = Arc::new(Stage {
         bearers: bearers(&plan),

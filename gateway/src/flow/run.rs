@@ -108,9 +108,7 @@ impl Run {
         let step = match polled {
             Polled::Long => ControlFlow::Continue(coroutine.vm.turnstile.clone()),
             Polled::Effect(effect) => ControlFlow::Break(Step::Effect(effect)),
-            Polled::Returned(value) => {
-                ControlFlow::Break(finish(&coroutine.vm, &mut turn, &value).map_or_else(Step::Failed, Step::Done))
-            }
+            Polled::Returned(value) => ControlFlow::Break(finish(&coroutine.vm, &mut turn, &value).map_or_else(Step::Failed, Step::Done)),
             Polled::Failed(error) => ControlFlow::Break(Step::Failed(error)),
         };
         if matches!(step, ControlFlow::Continue(_) | ControlFlow::Break(Step::Effect(_))) {
@@ -257,7 +255,8 @@ pub(super) fn check(script: &Arc<Script>, limits: Limits, canned: &Arc<BTreeMap<
     let (state, now) = (Arc::<SessionState>::default(), Timestamp::default());
     let (script, canned) = (script.clone(), canned.clone());
     let turnstile = Arc::new(Semaphore::new(1));
-    let coroutine = Vm::new(&script, Seat::take(), turnstile).and_then(|vm| Rc::new(vm).coroutine()).map_err(|e| ScriptError::from_lua(&e))?;
+    let coroutine =
+        Vm::new(&script, Seat::take(), turnstile).and_then(|vm| Rc::new(vm).coroutine()).map_err(|e| ScriptError::from_lua(&e))?;
     let input = Input { script, limits, canned, query, message_id, key, channel: None, lang: None, state, now };
     let mut turn = Box::new(Turn::new(input));
     let mut with = Some(Resume::Start);

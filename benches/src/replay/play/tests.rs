@@ -6,9 +6,9 @@ use http::{Response, request::Parts};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::replay::{
+use crate::{
     http::{Server, json as respond},
-    plan::tests::monotonous,
+    replay::plan::tests::monotonous,
 };
 
 type Lie = fn(&mut Value);

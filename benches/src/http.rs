@@ -20,7 +20,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why a call got no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub(crate) enum CallError {
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(#[from] io::Error),
@@ -36,7 +36,7 @@ pub(super) enum CallError {
 }
 
 /// A client's kept connection; closed on drop.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     sender: client::conn::http1::SendRequest<Full<Bytes>>,
 }
 
@@ -45,7 +45,7 @@ impl Connection {
     ///
     /// # Errors
     /// Nobody listens there.
-    pub(super) async fn open(address: SocketAddr) -> Result<Self, CallError> {
+    pub(crate) async fn open(address: SocketAddr) -> Result<Self, CallError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, driver) = client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -54,7 +54,7 @@ impl Connection {
     }
 
     /// Whether a request can be sent, once the one before is done with; `false` if the other side closed.
-    pub(super) async fn is_ready(&mut self) -> bool {
+    pub(crate) async fn is_ready(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
 
@@ -62,7 +62,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection failed or the answer took longer than 15 s.
-    pub(super) async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), CallError> {
+    pub(crate) async fn call(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), CallError> {
         timeout(CALL_TIMEOUT, async {
             self.sender.ready().await?;
             let response = self.sender.send_request(request).await?;
@@ -76,7 +76,7 @@ impl Connection {
 }
 
 /// A server on a free loopback port; dropping it ends it with all its connections.
-pub(super) struct Server {
+pub(crate) struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     task: JoinHandle<()>,
@@ -93,10 +93,21 @@ impl Server {
     ///
     /// # Errors
     /// No port is free.
-    pub(super) async fn start(answer: impl Fn(&Parts, &[u8]) -> Response<Full<Bytes>> + Send + Sync + 'static) -> io::Result<Self> {
+    pub(crate) async fn start(answer: impl Fn(&Parts, &[u8]) -> Response<Full<Bytes>> + Send + Sync + 'static) -> io::Result<Self> {
+        Self::start_slow(|_| Duration::ZERO, answer).await
+    }
+
+    /// The same, but each answer waits for as long as `delay` says of the request's body.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub(crate) async fn start_slow(
+        delay: impl Fn(&[u8]) -> Duration + Send + Sync + 'static,
+        answer: impl Fn(&Parts, &[u8]) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let answer = Arc::new(answer);
+        let handle = Arc::new((delay, answer));
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -106,10 +117,10 @@ impl Server {
                     continue;
                 };
                 let _ = stream.set_nodelay(true);
-                let answer = answer.clone();
+                let handle = handle.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let answer = answer.clone();
-                    async move { respond(request, answer.as_ref()).await }
+                    let handle = handle.clone();
+                    async move { respond(request, &handle.0, &handle.1).await }
                 });
                 connections.spawn(server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
@@ -120,17 +131,25 @@ impl Server {
 
 async fn respond(
     request: Request<Incoming>,
+    delay: &(impl Fn(&[u8]) -> Duration + Sync),
     answer: &(impl Fn(&Parts, &[u8]) -> Response<Full<Bytes>> + Sync),
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     match Limited::new(body, MAX_BODY).collect().await {
-        Ok(body) => Ok(answer(&head, &body.to_bytes())),
+        Ok(body) => {
+            let body = body.to_bytes();
+            match delay(&body) {
+                Duration::ZERO => {}
+                delay => tokio::time::sleep(delay).await,
+            }
+            Ok(answer(&head, &body))
+        }
         Err(_) => Ok(json(StatusCode::BAD_REQUEST, "{}")),
     }
 }
 
 /// A JSON answer.
-pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));

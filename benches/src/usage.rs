@@ -7,7 +7,7 @@ const TICKS: u64 = 100;
 
 /// What a process has used so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// Processor time of all its threads, in steps of 10 ms.
     pub cpu: Duration,
     /// Resident memory in bytes.
@@ -15,7 +15,7 @@ pub(super) struct Usage {
 }
 
 /// Asks the system; `None` where there is no `/proc` or no such process.
-pub(super) fn usage(pid: u32) -> Option<Usage> {
+pub(crate) fn usage(pid: u32) -> Option<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some(Usage { cpu: cpu(&stat)?, resident: resident(&status)? })

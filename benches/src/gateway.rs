@@ -2,9 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    env,
-    fmt::Write as _,
-    fs, io,
+    env, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -23,9 +21,8 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{
+use crate::{
     http::Connection,
-    plan::Plan,
     usage::{Usage, usage},
 };
 
@@ -60,7 +57,7 @@ pub enum GatewayError {
 }
 
 /// A directory for one run: configuration, flow and data; removed on drop.
-pub(super) struct Home(PathBuf);
+pub(crate) struct Home(PathBuf);
 
 impl Drop for Home {
     fn drop(&mut self) {
@@ -69,16 +66,18 @@ impl Drop for Home {
 }
 
 impl Home {
-    /// Writes the configuration for this plan, with the model at `model`.
+    /// Writes a configuration, and the files beside it that it names.
     ///
     /// # Errors
     /// The temporary directory cannot be written.
-    pub(super) fn new(plan: &Plan, model: SocketAddr) -> io::Result<Self> {
-        let path = env::temp_dir().join(format!("fengda-replay-{}-{:08x}", std::process::id(), fastrand::u32(..)));
+    pub(crate) fn new(config: &str, files: &[(&str, &str)]) -> io::Result<Self> {
+        let path = env::temp_dir().join(format!("fengda-bench-{}-{:08x}", std::process::id(), fastrand::u32(..)));
         fs::create_dir(&path)?;
         let home = Self(path);
-        fs::write(home.0.join("flow.lua"), "return function(turn) return nlp.answer(turn) end\n")?;
-        fs::write(home.config(), config(plan, model))?;
+        for (name, text) in files {
+            fs::write(home.0.join(name), text)?;
+        }
+        fs::write(home.config(), config)?;
         Ok(home)
     }
 
@@ -87,21 +86,8 @@ impl Home {
     }
 }
 
-/// Everything that differs from the defaults: free ports, our model, tenants with keys of their own, and limits out of the way.
-fn config(plan: &Plan, model: SocketAddr) -> String {
-    let mut yaml = format!(
-        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ndata: data\nlog: {{ level: info, access: false }}\n\
-         upstreams: {{ model: {{ protocol: answer, endpoints: [\"http://{model}\"] }} }}\n\
-         plugins: {{ rate_limit: {{ limits: [ {{ name: tenant, by: tenant, rate: 100000/s, burst: 100000 }} ] }} }}\ntenants:\n"
-    );
-    for tenant in &plan.tenants {
-        let _ = writeln!(yaml, "  {}: {{ flow: flow.lua, keys: [ {{ alg: HS256, secret: \"{}\" }} ] }}", tenant.name, tenant.secret);
-    }
-    yaml
-}
-
 /// A running gateway.
-pub(super) struct Gateway {
+pub(crate) struct Gateway {
     child: Child,
     /// Where clients connect.
     pub public: SocketAddr,
@@ -123,7 +109,7 @@ impl Gateway {
     ///
     /// # Errors
     /// It is missing, does not start, dies, or is not ready within 30 s.
-    pub(super) async fn start(binary: &Path, home: &Home) -> Result<Self, GatewayError> {
+    pub(crate) async fn start(binary: &Path, home: &Home) -> Result<Self, GatewayError> {
         if !binary.is_file() {
             return Err(GatewayError::Missing(binary.to_owned()));
         }
@@ -162,12 +148,12 @@ impl Gateway {
     }
 
     /// What it has used so far; `None` once it ended, or where the system does not say.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    pub(crate) fn usage(&self) -> Option<Usage> {
         usage(self.child.id()?)
     }
 
     /// Waits until it ends by itself.
-    pub(super) async fn died(&mut self) -> GatewayError {
+    pub(crate) async fn died(&mut self) -> GatewayError {
         match self.child.wait().await {
             Ok(status) => GatewayError::Died { status, tail: words(&self.tail) },
             Err(e) => GatewayError::Start(e),
@@ -178,7 +164,7 @@ impl Gateway {
     ///
     /// # Errors
     /// The system refuses.
-    pub(super) async fn kill(&mut self) -> io::Result<()> {
+    pub(crate) async fn kill(&mut self) -> io::Result<()> {
         self.child.kill().await
     }
 }
@@ -216,10 +202,9 @@ async fn is_ready(admin: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::plan::tests::monotonous;
 
     fn home() -> Home {
-        Home::new(&monotonous(1, 1), "127.0.0.1:9".parse().unwrap()).unwrap()
+        Home::new("listen: 127.0.0.1:0\n", &[("flow.lua", "return nil")]).unwrap()
     }
 
     #[tokio::test]
@@ -243,9 +228,9 @@ mod tests {
     #[test]
     fn the_home_holds_a_configuration_and_goes_away_with_the_run() {
         let home = home();
-        let (dir, config) = (home.0.clone(), home.config());
-        let yaml = fs::read_to_string(config).unwrap();
-        assert!(yaml.contains("http://127.0.0.1:9") && yaml.contains("  replay-7: { flow: flow.lua"), "{yaml}");
+        let dir = home.0.clone();
+        assert_eq!(fs::read_to_string(home.config()).unwrap(), "listen: 127.0.0.1:0\n");
+        assert_eq!(fs::read_to_string(dir.join("flow.lua")).unwrap(), "return nil");
         drop(home);
         assert!(!dir.exists());
     }
