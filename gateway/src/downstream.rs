@@ -14,6 +14,7 @@ use pingora_core::{
     protocols::http::ServerSession,
     server::ShutdownWatch,
 };
+use tokio::task::yield_now;
 
 use crate::{
     chain::Chain,
@@ -160,6 +161,8 @@ impl Downstream {
                 first = chunk;
             } else {
                 more.extend_from_slice(&chunk);
+                // A long body is there as fast as it is read; whoever else has something to do comes in between.
+                yield_now().await;
             }
         }
         Ok(if more.is_empty() { first } else { [first, more.freeze()].concat().into() })

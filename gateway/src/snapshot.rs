@@ -266,11 +266,11 @@ impl TenantRuntime {
         let Loaded { script, problem } = scripts::load(config, data, before.and_then(|b| b.script.as_ref()));
         let log = Sink::file(&config.log).map_err(|e| format!("the log {} cannot be written: {e}", config.log.display()))?;
         let flow::Limits { effects, log_lines, .. } = flow::Limits::default();
-        let config::FlowLimits { cpu, memory, output } = config.flow_limits;
+        let config::FlowLimits { cpu, share, memory, output } = config.flow_limits;
         let runtime = Self {
             tenant: config.tenant.clone(),
             script,
-            limits: flow::Limits { cpu, memory, output, effects, log_lines },
+            limits: flow::Limits { cpu, share, memory, output, effects, log_lines },
             canned: config.canned.clone(),
             busy: config.canned.get("busy").cloned().unwrap_or_default(),
             share: before.map(|b| b.share.clone()).unwrap_or_default(),

@@ -115,6 +115,39 @@ impl JsonSchema for SizeText {
     }
 }
 
+/// A field that holds whole percent, at most 100, and is written as text: `#[serde(with = "units::PercentText")]`. See [`DurationText`].
+pub struct PercentText;
+
+impl PercentText {
+    /// Reads a whole number up to 100 and `%`.
+    ///
+    /// # Errors
+    /// The value is not a string, or not such a number.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u8, D::Error> {
+        let plain = |number: &&str| number.bytes().all(|b| b.is_ascii_digit());
+        let parse = |text: &str| text.strip_suffix('%').filter(plain)?.parse().ok().filter(|number| *number <= 100);
+        d.deserialize_str(Reader { expected: "a share such as `25%`", parse })
+    }
+
+    /// Writes it with its sign.
+    ///
+    /// # Errors
+    /// The format's.
+    pub fn serialize<S: Serializer>(percent: &u8, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{percent}%"))
+    }
+}
+
+impl JsonSchema for PercentText {
+    fn schema_name() -> Cow<'static, str> {
+        "percent".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[0-9]+%$", "description": "A whole number of percent: `25%`." })
+    }
+}
+
 /// Reads text with `parse`; anything else, and any other text, is not what was `expected`.
 pub struct Reader<F> {
     /// What would be right, with examples: goes into the message.
@@ -138,6 +171,14 @@ impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for Reader<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_is_whole_percent_up_to_all() {
+        let read = |text: &str| PercentText::deserialize(serde_yaml::Value::from(text));
+        assert_eq!(["0%", "25%", "100%"].map(|t| read(t).unwrap()), [0, 25, 100]);
+        assert!(["", "%", "25", "101%", "2.5%", "-1%", "+1%", "25 %", "25%%"].iter().all(|t| read(t).is_err()));
+        assert!(PercentText::deserialize(serde_yaml::Value::from(25)).is_err());
+    }
 
     #[test]
     fn durations_need_a_whole_number_and_a_unit() {

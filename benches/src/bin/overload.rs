@@ -62,10 +62,9 @@ fn measure(args: Args) -> anyhow::Result<()> {
         model: Duration::from_millis(args.model.into()),
         gateway,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut out = io::stdout();
-    runtime.block_on(overload::run(&options, |outcome| {
+    overload::run(&options, |outcome| {
         let _ = writeln!(out, "{outcome}");
-    }))?;
+    })?;
     Ok(())
 }

@@ -24,7 +24,7 @@ use crate::{http::Connection, token};
 
 /// The victim's connections, one user each. A message waits for its connection if that is still busy, and the wait counts.
 const CONNECTIONS: usize = 64;
-/// How long the aggressor waits when it was turned away, as `Retry-After` bids.
+/// How long the aggressor waits when it was turned away, as `Retry-After` bids; more or less, since its customers do not move in step.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How often which status was the answer; 0 stands for none.
@@ -151,14 +151,14 @@ async fn worker(number: u32, attack: Attack, rate: u32, mut user: User, body: By
     let mut ticks = interval(pace.max(Duration::from_micros(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Not all at the same moment.
-    sleep(pace * number / attack.workers()).await;
+    sleep(pace.max(RETRY_AFTER) * number / attack.workers()).await;
     while !*stop.borrow() {
         ticks.tick().await;
         let status = user.say(&body).await;
         *seen.entry(status).or_default() += 1;
         if status == StatusCode::SERVICE_UNAVAILABLE.as_u16() {
             tokio::select! {
-                () = sleep(RETRY_AFTER) => {}
+                () = sleep(RETRY_AFTER.mul_f64(0.5 + fastrand::f64())) => {}
                 _ = stop.wait_for(|s| *s) => {}
             }
         }

@@ -46,14 +46,19 @@ pub enum Error {
     Prepare(#[from] io::Error),
 }
 
-/// Measures each attack against a gateway of its own, and hands out what came of it as soon as it is known.
+/// Measures each attack against a gateway of its own, and hands out what came of it as soon as it is known. Blocks until all are done.
 ///
 /// # Errors
 /// It could not be prepared, or the gateway died.
-pub async fn run(options: &Options, mut said: impl FnMut(&Outcome)) -> Result<(), Error> {
+pub fn run(options: &Options, said: impl FnMut(&Outcome)) -> Result<(), Error> {
     let model = Model::start(options.model)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(measure_all(options, model.address, said))
+}
+
+async fn measure_all(options: &Options, model: SocketAddr, mut said: impl FnMut(&Outcome)) -> Result<(), Error> {
     for attack in &options.attacks {
-        let home = Home::new(&scene::config(*attack, options.rate, model.address), &[("flow.lua", &scene::flow())])?;
+        let home = Home::new(&scene::config(*attack, options.rate, model), &[("flow.lua", &scene::flow())])?;
         let mut gateway = Gateway::start(&options.gateway, &home).await?;
         let public = gateway.public;
         let outcome = tokio::select! {

@@ -5,7 +5,7 @@
 //! its last look it sets the VM's interrupt. The interrupt, on the VM's own thread, charges the turn, and makes the script give way or
 //! stops it. So a poll reads no clock unless a look falls into it. The watchdog sleeps while nothing runs.
 //!
-//! A turn that has been charged before runs `measured`: it has shown that it computes for long, so it gives way every [`SLICE`], that
+//! A turn that has been charged before runs `measured`: it computes for long, as far as is known, so it gives way every [`SLICE`], and
 //! others on its thread hardly notice it.
 //!
 //! A look knows when it was, but not how much of the time since went to other threads, so what a turn is charged first is capped. From
@@ -107,8 +107,8 @@ impl Seat {
 
     /// Says that a poll of this VM begins. It ends, and the interrupt is off for certain, when the guard is dropped.
     ///
-    /// A `measured` poll is charged its CPU time from here on, and ends with its slice; it is for turns that have been charged before,
-    /// since it costs two system calls. The guard borrows the VM, so a VM is alive while the watchdog can reach it.
+    /// A `measured` poll is charged its CPU time from here on, and ends with its slice; it is for turns that
+    /// are known or expected to be long, since it costs two system calls. The guard borrows the VM, so a VM is alive while the watchdog can reach it.
     pub(super) fn enter<'a>(&'a self, gate: Gate, _vm: &'a Lua, measured: bool) -> Running<'a> {
         let charged = measured.then(cpu_time);
         *lock(&self.0) = Watched { running: Some(gate), active: true, long: measured, seen: None, charged };

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, fmt, ops::ControlFlow, rc::Rc, sync::Arc};
 
 use fengda_plugins::api::{SessionState, Text, Timestamp};
 use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
-use tokio::{sync::Semaphore, task::yield_now};
 
 use super::{
     AnswerId, Effect, End, ErrorKind, Input, Limits, LogLine, Reply, Resume, Script, ScriptError, Step,
@@ -12,6 +11,7 @@ use super::{
     error::with_article,
     host::{self, Stop, Turn},
     lib_turn::text_of,
+    turnstile::Turnstile,
     vm::{self, Coroutine, Place, Vm},
 };
 
@@ -56,8 +56,8 @@ impl Run {
 
     /// Runs the script until its next effect or its end.
     ///
-    /// A script that computes for long gives way after a millisecond or two, and from then on runs in short slices: behind whatever else
-    /// the thread has to do, and one at a time of all such scripts of its tenant, so that ten of them slow others down no more than one.
+    /// A script that computes for long gives way after a millisecond or two, and from then on runs in short slices: one at a time of
+    /// all such scripts of its tenant, behind whatever else the thread has to do, and within the tenant's share of the thread's time.
     ///
     /// `with` is [`Resume::Start`] the first time, and then the outcome of the effect that was asked for.
     pub async fn resume(&mut self, with: Resume) -> Step {
@@ -66,9 +66,7 @@ impl Run {
             match polled {
                 ControlFlow::Break(step) => return step,
                 ControlFlow::Continue(turnstile) => {
-                    let _turn = turnstile.acquire().await.expect("a turnstile is never closed");
-                    // The runtime looks for what has come in before it goes on with a task that yielded.
-                    yield_now().await;
+                    let _slice = turnstile.pass().await;
                     polled = self.poll(None);
                 }
             }
@@ -89,7 +87,7 @@ impl Run {
     }
 
     /// Runs the coroutine once; says where to queue if it is to be run again.
-    fn poll(&mut self, with: Option<Resume>) -> ControlFlow<Step, Arc<Semaphore>> {
+    fn poll(&mut self, with: Option<Resume>) -> ControlFlow<Step, Arc<Turnstile>> {
         let Some(turn) = self.turn.take() else { return internal("the run is over") };
         if turn.input.key.tenant() != turn.input.script.tenant() {
             return internal("the script is another tenant's than the conversation");
@@ -145,14 +143,17 @@ fn poll(coroutine: &Coroutine, mut turn: Box<Turn>, with: Option<Resume>, only_l
         Ok(args) => args,
         Err(e) => return (turn, Polled::Failed(ScriptError::from_lua(&e))),
     };
-    let before = lua.used_memory();
+    let (before, spent) = (lua.used_memory(), turn.spent);
     let allowance = turn.input.limits.memory.saturating_sub(turn.grown);
-    let running = vm.seat.enter(vm.gate, lua, !turn.spent.is_zero());
+    // While the tenant has scripts that compute for long, what it begins is expected to be one of them: many may begin at once.
+    let long = !turn.spent.is_zero() || vm.turnstile.is_busy();
+    let running = vm.seat.enter(vm.gate, lua, long);
     let occupied = host::occupy(turn);
     let result = Limited::to(lua, before + allowance).and_then(|_limited| coroutine.thread.resume::<(Option<i64>, Value, Value)>(args));
     let mut turn = occupied.leave();
     drop(running);
     turn.spent += vm.seat.charge();
+    vm.turnstile.charge(turn.spent - spent, turn.input.limits.share);
     turn.grown += lua.used_memory().saturating_sub(before);
 
     let polled = match (result, turn.stop) {
@@ -254,7 +255,7 @@ pub(super) fn check(script: &Arc<Script>, limits: Limits, canned: &Arc<BTreeMap<
     let (query, message_id) = (Text::default(), Text::default());
     let (state, now) = (Arc::<SessionState>::default(), Timestamp::default());
     let (script, canned) = (script.clone(), canned.clone());
-    let turnstile = Arc::new(Semaphore::new(1));
+    let turnstile = Arc::new(Turnstile::new());
     let coroutine =
         Vm::new(&script, Seat::take(), turnstile).and_then(|vm| Rc::new(vm).coroutine()).map_err(|e| ScriptError::from_lua(&e))?;
     let input = Input { script, limits, canned, query, message_id, key, channel: None, lang: None, state, now };

@@ -11,6 +11,8 @@ use super::{Script, ScriptError};
 pub struct Limits {
     /// CPU time in Lua, over all parts of the turn; waiting for effects does not count. Enforced to about 2 ms, and to the end of a library call.
     pub cpu: Duration,
+    /// How many percent of each thread's time the tenant's scripts may use in the long run once they compute for longer than a millisecond or two.
+    pub share: u8,
     /// How much the VM may grow during the turn, in bytes, garbage included.
     pub memory: usize,
     /// Said and returned text together, in bytes.
@@ -23,7 +25,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { cpu: Duration::from_millis(50), memory: 32 << 20, output: 64 << 10, effects: 32, log_lines: 100 }
+        Self { cpu: Duration::from_millis(50), share: 25, memory: 32 << 20, output: 64 << 10, effects: 32, log_lines: 100 }
     }
 }
 

@@ -13,7 +13,6 @@ use std::{
 };
 
 use mlua::{Function, Lua, Thread, chunk::ChunkMode};
-use tokio::sync::Semaphore;
 
 use super::{
     Script,
@@ -21,6 +20,7 @@ use super::{
     host,
     sandbox::Sandbox,
     script::ScriptKey,
+    turnstile::Turnstile,
 };
 
 /// VMs a thread keeps for later turns, of some 600 KB each. More can live at a time only while turns run in them.
@@ -46,7 +46,7 @@ pub(super) struct Vm {
     /// Its thread's.
     pub(super) seat: Arc<Seat>,
     /// Through which its tenant's scripts go, one at a time, once they have computed for long.
-    pub(super) turnstile: Arc<Semaphore>,
+    pub(super) turnstile: Arc<Turnstile>,
     chunk: Function,
     pool: RefCell<Vec<Thread>>,
     script: RefCell<Weak<Script>>,
@@ -55,7 +55,7 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    pub(super) fn new(script: &Arc<Script>, seat: Arc<Seat>, turnstile: Arc<Semaphore>) -> mlua::Result<Self> {
+    pub(super) fn new(script: &Arc<Script>, seat: Arc<Seat>, turnstile: Arc<Turnstile>) -> mlua::Result<Self> {
         let sandbox = Sandbox::new()?;
         let watched = seat.clone();
         let gate = Gate::install(&sandbox.lua, move |lua, switch| host::interrupted(lua, switch, watched.charge()));
@@ -171,7 +171,7 @@ impl Local {
         }
         // One for all scripts of a tenant, so that it gains nothing by having several in use.
         let sibling = vms.iter().find(|(key, _)| key.tenant() == script.tenant());
-        let turnstile = sibling.map_or_else(|| Arc::new(Semaphore::new(1)), |(_, vm)| vm.turnstile.clone());
+        let turnstile = sibling.map_or_else(|| Arc::new(Turnstile::new()), |(_, vm)| vm.turnstile.clone());
         let vm = Rc::new(Vm::new(script, self.seat.clone(), turnstile)?);
         vm.used.set(self.turns.get());
         vms.insert(script.key().clone(), vm.clone());

@@ -25,6 +25,7 @@ mod model;
 mod models;
 mod operating;
 mod operations;
+mod overload;
 mod process;
 mod prometheus;
 mod reload;

@@ -139,6 +139,20 @@ async fn refuses(addr: SocketAddr) {
 }
 
 #[tokio::test]
+async fn load_balancers_have_a_pause_to_notice_that_it_will_stop() {
+    let site = Site::new().extra("shutdown: { pause: 2s }");
+    let mut process = Process::start(&site.write(&site.config())).await;
+    process.signal("-TERM");
+    event(&mut process.log, "draining").await;
+    let ready = http::Request::get("/readyz").header("host", "t").body(http_body_util::Full::default()).unwrap();
+    assert_eq!(client::http1(process.admin, ready).await.status, 503);
+    let late = client::http1(process.public, message("alpha", &json!({ "query": "late" }))).await;
+    assert_eq!((late.status.as_u16(), late.headers.get("connection")), (200, None));
+    refuses(process.public).await;
+    assert_eq!(process.exit_code().await, Some(0));
+}
+
+#[tokio::test]
 async fn a_turn_that_outlives_the_grace_is_abandoned_and_said_so() {
     let model = Model::start().await;
     let site = Site::new().model(&model).extra("shutdown: { grace: 50ms }");

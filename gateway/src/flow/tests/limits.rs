@@ -171,6 +171,38 @@ fn output_effects_and_logs_are_bounded() {
 }
 
 #[test]
+fn many_looping_turns_of_a_tenant_hold_the_thread_no_longer_than_one() {
+    /// CPU time that passes, in the middle of all cases, until a task that gave way runs again beside so many looping turns.
+    fn absence(loops: usize) -> Duration {
+        let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+        let mut flow = Flow::body("while true do end");
+        (flow.limits.cpu, flow.limits.share) = (Duration::from_millis(200) / u32::try_from(loops).unwrap(), 100);
+        let flow = std::rc::Rc::new(flow);
+        runtime().block_on(tokio::task::LocalSet::new().run_until(async {
+            let looping: Vec<_> = (0..loops)
+                .map(|_| {
+                    let flow = flow.clone();
+                    tokio::task::spawn_local(async move { flow.turn().await.result.unwrap_err().kind })
+                })
+                .collect();
+            let mut absences = Vec::new();
+            while !looping.iter().any(tokio::task::JoinHandle::is_finished) {
+                let before = now();
+                tokio::task::yield_now().await;
+                absences.push(now() - before);
+            }
+            for turn in looping {
+                assert_eq!(turn.await.unwrap(), ErrorKind::CpuBudget);
+            }
+            absences.sort_unstable();
+            absences[absences.len() / 2]
+        }))
+    }
+    let (one, many) = (absence(1), absence(16));
+    assert!(many < one * 4, "{many:?} beside sixteen, {one:?} beside one");
+}
+
+#[test]
 fn a_looping_turn_lets_others_on_its_thread_run() {
     let (mut loops, quick) = (Flow::body("while true do end"), Flow::body("return 'quick'"));
     loops.limits.cpu = Duration::from_millis(500);

@@ -116,7 +116,7 @@ fn past(seq: u64) -> Arc<Turn> {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 fn shown(error: &ScriptError) -> String {
