@@ -28,9 +28,9 @@ use rustix::time::{ClockId, clock_gettime};
 /// How often the watchdog looks, and so how exact budgets are.
 pub(super) const TICK: Duration = Duration::from_millis(1);
 /// How long a script that computes for long holds its thread at a time; the watchdog looks as often while there is one.
-const SLICE: Duration = Duration::from_micros(250);
+const SLICE: Duration = Duration::from_micros(500);
 /// How many slices without such a script until the watchdog looks every [`TICK`] again.
-const CALM_SLICES: u32 = 40;
+const CALM_SLICES: u32 = 20;
 /// The most that the stretch since a look is charged. One that is longer may have been spent waiting for a core, rather than on one.
 const LONGEST: Duration = Duration::from_millis(5);
 /// How many ticks without a poll until the watchdog sleeps.

@@ -121,7 +121,7 @@ async fn a_turn_whose_client_left_keeps_its_place_until_it_is_done() {
     let model = Model::start().await;
     let gateway = bounded(&model, 100);
     let release = Arc::new(Notify::new());
-    for (body, goes_on) in [(json!({ "query": "q", "message_id": "m" }), true), (json!({ "query": "q" }), false)] {
+    for (body, goes_on) in [(json!({ "query": "q", "message_id": "m", "stream": true }), true), (json!({ "query": "q" }), false)] {
         let asked = model.asked().len();
         model.plan([Behaviour::Hold(release.clone())]);
         let mut client = Http1::connect(gateway.public()).await;
