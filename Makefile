@@ -1,11 +1,11 @@
 # The commands of everyday work; `make help` lists them. All of them need rustup's toolchain, a C and C++ compiler and make; `make tools` says what tests need besides.
 
 CARGO ?= cargo
-# What `make replay` plays, and how: make replay FILE=my.jsonl ARGS="--kill --concurrency 64"
+# What `make replay` plays, and how: make replay FILE=my.jsonl ARGS="--kill --concurrency 64". `make overload` takes ARGS too
 FILE ?= benches/conversations.jsonl
 ARGS ?=
 
-.PHONY: help run tools test bench fmt lint doc reference replay
+.PHONY: help run tools test bench fmt lint doc reference replay overload
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -40,3 +40,7 @@ reference: ## renew docs/config.md and docs/config.schema.json, which the code m
 replay: ## play conversations against a gateway of its own and check every answer
 	$(CARGO) build --release --locked --package fengda --package fengda-benches --bin fengda --bin replay
 	target/release/replay $(FILE) $(ARGS)
+
+overload: ## what a tenant notices of a neighbour that asks for ten times its share
+	$(CARGO) build --release --locked --package fengda --package fengda-benches --bin fengda --bin overload
+	target/release/overload $(ARGS)

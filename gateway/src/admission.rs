@@ -21,9 +21,6 @@ pub enum Shed {
 }
 
 impl Shed {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Share, Self::Tenant];
-
     /// The word in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -352,6 +352,22 @@ fn limits_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn bounds_on_what_is_in_flight_and_shares_have_a_range() {
+    expect(
+        "limits: {in_flight: 0}\nshutdown: {pause: 1h}\n",
+        &["2:21: `limits.in_flight` must be 1 to 1000000", "3:19: `shutdown.pause` must be 0s to 10m"],
+    );
+    let tenant = |more: &str| {
+        let tenant = "tenants:\n  t:\n    flow: tenant-flows/acme-shop/main.lua\n    keys: [{alg: HS256, secret: x}]\n";
+        problems_with(&format!("{tenant}    {more}\n"), &[])
+    };
+    assert_eq!(tenant("in_flight: 0"), ["5:16: `tenants.t.in_flight` must be 1 to 1000000"]);
+    assert_eq!(tenant("flow_limits: {share: 0%}"), ["5:26: `tenants.t.flow_limits.share` must be 1% to 100%"]);
+    assert_eq!(tenant("flow_limits: {share: 50}").len(), 1);
+    assert!(tenant("in_flight: 7").is_empty() && tenant("flow_limits: {share: 50%}").is_empty());
+}
+
+#[test]
 fn the_environment_fills_in_values_and_its_values_are_never_shown() {
     let text = format!("{TENANT}threads: ${{N}}\ndata: \"${{D:-d}}\"\nlog: {{level: \"${{L:-info}}\"}}\n");
     let dir = Dir::new();
@@ -463,7 +479,8 @@ fn the_shipped_file_passes_and_says_the_defaults() {
         (default.listen, default.admin, &default.data, default.threads)
     );
     assert_eq!((&shipped.limits, &shipped.store, &shipped.log), (&default.limits, &default.store, &default.log));
-    assert_eq!((shipped.shutdown_grace, shipped.turn_deadline), (default.shutdown_grace, default.turn_deadline));
+    assert_eq!((shipped.shutdown_grace, shipped.shutdown_pause), (default.shutdown_grace, default.shutdown_pause));
+    assert_eq!(shipped.turn_deadline, default.turn_deadline);
     assert_eq!((&shipped.upstreams, &shipped.tenants[0].flow_limits), (&default.upstreams, &default.tenants[0].flow_limits));
     let chains = |config: &Config| format!("{:?}", config.routes);
     assert_eq!(chains(&shipped), chains(&default));
