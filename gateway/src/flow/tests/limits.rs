@@ -177,12 +177,12 @@ fn many_looping_turns_of_a_tenant_hold_the_thread_no_longer_than_one() {
         let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
         let mut flow = Flow::body("while true do end");
         (flow.limits.cpu, flow.limits.share) = (Duration::from_millis(200) / u32::try_from(loops).unwrap(), 100);
-        let flow = std::rc::Rc::new(flow);
-        runtime().block_on(tokio::task::LocalSet::new().run_until(async {
+        let flow = Arc::new(flow);
+        runtime().block_on(async {
             let looping: Vec<_> = (0..loops)
                 .map(|_| {
                     let flow = flow.clone();
-                    tokio::task::spawn_local(async move { flow.turn().await.result.unwrap_err().kind })
+                    tokio::spawn(async move { flow.turn().await.result.unwrap_err().kind })
                 })
                 .collect();
             let mut absences = Vec::new();
@@ -196,7 +196,7 @@ fn many_looping_turns_of_a_tenant_hold_the_thread_no_longer_than_one() {
             }
             absences.sort_unstable();
             absences[absences.len() / 2]
-        }))
+        })
     }
     let (one, many) = (absence(1), absence(16));
     assert!(many < one * 4, "{many:?} beside sixteen, {one:?} beside one");
