@@ -132,7 +132,7 @@ async fn a_turn_whose_client_left_keeps_its_place_until_it_is_done() {
         gone.abort();
         if goes_on {
             // Its request has ended, and still it counts.
-            becomes(&gateway, "fengda_connections", 0.0).await;
+            becomes(&gateway, "fengda_connections{protocol=\"http1\"}", 0.0).await;
             assert_eq!(gateway.metric("fengda_in_flight").await, 1.0);
             release.notify_one();
         }
