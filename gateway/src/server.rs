@@ -146,8 +146,8 @@ impl Running {
             (config.shutdown_pause, config.shutdown_grace)
         };
         let (work, connections) = (self.gateway.work.clone(), self.gateway.connections.clone());
-        logger::emit(&Event::Draining { in_flight: work.len() });
         self.draining.send_replace(true);
+        logger::emit(&Event::Draining { in_flight: work.len() });
         let abandoned = self.control.block_on(async {
             // Until load balancers have noticed, they go on sending.
             tokio::time::sleep(pause).await;

@@ -143,7 +143,7 @@ async fn load_balancers_have_a_pause_to_notice_that_it_will_stop() {
     let site = Site::new().extra("shutdown: { pause: 2s }");
     let mut process = Process::start(&site.write(&site.config())).await;
     process.signal("-TERM");
-    event(&mut process.log, "draining").await;
+    process.event("draining").await;
     let ready = http::Request::get("/readyz").header("host", "t").body(http_body_util::Full::default()).unwrap();
     assert_eq!(client::http1(process.admin, ready).await.status, 503);
     let late = client::http1(process.public, message("alpha", &json!({ "query": "late" }))).await;
