@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use fengda_plugins::api::{BuildCtx, Clock, Code, Meters, Plugin, Registry, Reject, Switch, Tenant, TenantBuild, Text, Timestamp};
+use fengda_plugins::{
+    api::{BuildCtx, Clock, Code, Meters, Plugin, Registry, Reject, Switch, Tenant, TenantBuild, Text, Timestamp},
+    units::Percent,
+};
 use serde::Serialize;
 use serde_yaml::Value;
 
@@ -266,7 +269,7 @@ impl TenantRuntime {
         let Loaded { script, problem } = scripts::load(config, data, before.and_then(|b| b.script.as_ref()));
         let log = Sink::file(&config.log).map_err(|e| format!("the log {} cannot be written: {e}", config.log.display()))?;
         let flow::Limits { effects, log_lines, .. } = flow::Limits::default();
-        let config::FlowLimits { cpu, share, memory, output } = config.flow_limits;
+        let config::FlowLimits { cpu, share: Percent(share), memory, output } = config.flow_limits;
         let runtime = Self {
             tenant: config.tenant.clone(),
             script,

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
-    Deserializer, Serializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Unexpected, Visitor},
 };
 
@@ -115,36 +115,25 @@ impl JsonSchema for SizeText {
     }
 }
 
-/// A field that holds whole percent, at most 100, and is written as text: `#[serde(with = "units::PercentText")]`. See [`DurationText`].
-pub struct PercentText;
+/// A whole number of per cent up to 100: `50%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "String")]
+#[schemars(with = "String", rename = "percent", extend("pattern" = "^[0-9]+%$"))]
+pub struct Percent(pub u32);
 
-impl PercentText {
-    /// Reads a whole number up to 100 and `%`.
-    ///
-    /// # Errors
-    /// The value is not a string, or not such a number.
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u8, D::Error> {
-        let plain = |number: &&str| number.bytes().all(|b| b.is_ascii_digit());
-        let parse = |text: &str| text.strip_suffix('%').filter(plain)?.parse().ok().filter(|number| *number <= 100);
-        d.deserialize_str(Reader { expected: "a share such as `25%`", parse })
-    }
-
-    /// Writes it with its sign.
-    ///
-    /// # Errors
-    /// The format's.
-    pub fn serialize<S: Serializer>(percent: &u8, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(&format_args!("{percent}%"))
+impl From<Percent> for String {
+    fn from(Percent(number): Percent) -> Self {
+        format!("{number}%")
     }
 }
 
-impl JsonSchema for PercentText {
-    fn schema_name() -> Cow<'static, str> {
-        "percent".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9]+%$", "description": "A whole number of percent: `25%`." })
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let parse = |text: &str| {
+            let digits = text.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit()))?;
+            digits.parse().ok().filter(|n| *n <= 100).map(Self)
+        };
+        d.deserialize_str(Reader { expected: "a percentage from `0%` to `100%`, in whole numbers", parse })
     }
 }
 
@@ -173,11 +162,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_whole_percent_up_to_all() {
-        let read = |text: &str| PercentText::deserialize(serde_yaml::Value::from(text));
+    fn percent_are_whole_and_at_most_all() {
+        let read = |text: &str| Percent::deserialize(serde_yaml::Value::from(text)).map(|Percent(number)| number);
         assert_eq!(["0%", "25%", "100%"].map(|t| read(t).unwrap()), [0, 25, 100]);
         assert!(["", "%", "25", "101%", "2.5%", "-1%", "+1%", "25 %", "25%%"].iter().all(|t| read(t).is_err()));
-        assert!(PercentText::deserialize(serde_yaml::Value::from(25)).is_err());
+        assert!(Percent::deserialize(serde_yaml::Value::from(25)).is_err());
     }
 
     #[test]

@@ -227,8 +227,7 @@ pub struct FlowLimits {
     pub cpu: Duration,
     /// What all turns of the tenant that compute for longer than a millisecond or two may use together of each thread's time in the
     /// long run: 1% to 100%.
-    #[serde(with = "units::PercentText")]
-    pub share: u8,
+    pub share: units::Percent,
     /// Growth of memory: 1MiB to 1GiB.
     #[serde(with = "units::SizeText")]
     pub memory: usize,

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, net::SocketAddr};
 
 use fengda_plugins::units::Reader;
-pub(super) use fengda_plugins::units::{DurationText, PercentText, SizeText};
+pub(super) use fengda_plugins::units::{DurationText, Percent, SizeText};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserializer, Serialize, Serializer};
 

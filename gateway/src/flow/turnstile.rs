@@ -49,13 +49,13 @@ impl Turnstile {
     }
 
     /// Notes CPU time that was used, of which the tenant may use `share` percent of the thread's time in the long run.
-    pub(super) fn charge(&self, used: Duration, share: u8) {
+    pub(super) fn charge(&self, used: Duration, share: u32) {
         if used.is_zero() {
             return;
         }
         let now = Instant::now();
         let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        *settled = (*settled).max(now.checked_sub(CREDIT).unwrap_or(now)) + used * 100 / u32::from(share.max(1));
+        *settled = (*settled).max(now.checked_sub(CREDIT).unwrap_or(now)) + used * 100 / share.max(1);
     }
 }
 

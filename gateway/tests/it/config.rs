@@ -262,7 +262,7 @@ tenants:
         "config.yaml:8:13: no request gets here",
         "config.yaml:9:25: `context` needs `auth` before it in the chain",
         "config.yaml:9:47: unknown upstream `modl`; did you mean `model`?",
-        "config.yaml:11:55: keys of `a`: has 5 bytes, at least 32 are needed",
+        "config.yaml:11:55: keys of `a`: has 5 bytes, HS256 needs at least 32",
         "config.yaml:12:3: tenant `b` has no `keys`",
         "config.yaml:12:14: there is no file `none.lua`",
         "broken.lua:",

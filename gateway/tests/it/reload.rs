@@ -203,7 +203,7 @@ turn: { deadline: 5m }
 ";
     Site::new()
         .model(model)
-        .breaker("{ retries: 0, failures: 1, recovery: 1h, timeout: 5m }")
+        .breaker("{ retries: 0, failures: 1, recovery: 1h, max_recovery: 1h, timeout: 5m }")
         .extra(routes)
         .tenant_beta("plugins: { rate_limit: { limits: [{ name: user, by: user, rate: 1/h, burst: 1 }] } }")
 }

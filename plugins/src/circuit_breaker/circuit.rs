@@ -6,10 +6,13 @@
 use std::time::Duration;
 
 use super::{
-    config::{BreakerConfig, Percent},
+    config::BreakerConfig,
     window::{Mark, Tally, Window},
 };
-use crate::api::{CallOutcome, Switch};
+use crate::{
+    api::{CallOutcome, Switch},
+    units::Percent,
+};
 
 /// What one retry costs of what is saved up for retries.
 const RETRY: u32 = 100;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     api::{Problem, Scope, parse_config},
-    units,
+    units::{self, Percent},
 };
 
 /// Highest count of any kind.
@@ -77,28 +77,6 @@ impl BreakerConfig {
     /// Whether the calls of a window have to be counted.
     pub(super) fn has_rate(&self) -> bool {
         self.failure_rate.is_some() || self.slow_rate.is_some()
-    }
-}
-
-/// A whole number of per cent up to 100: `50%`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(into = "String")]
-#[schemars(with = "String", rename = "percentage", extend("pattern" = "^[0-9]+%$"))]
-pub struct Percent(pub u32);
-
-impl From<Percent> for String {
-    fn from(Percent(number): Percent) -> Self {
-        format!("{number}%")
-    }
-}
-
-impl<'de> Deserialize<'de> for Percent {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let parse = |text: &str| {
-            let digits = text.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit()))?;
-            digits.parse().ok().filter(|n| *n <= 100).map(Self)
-        };
-        d.deserialize_str(units::Reader { expected: "a percentage from `0%` to `100%`, in whole numbers", parse })
     }
 }
 
@@ -221,7 +199,7 @@ pub(super) fn read(scope: &Scope, value: &serde_yaml::Value) -> Result<BreakerCo
         ("minimum", counts.contains(&minimum), count),
         ("minimum", !config.has_rate() || !span_fits || minimum_fits, "there are never so many calls in `window`"),
         ("recovery", !recovery.is_zero(), some_time),
-        ("max_recovery", max_recovery >= recovery, "must not be shorter than `recovery`"),
+        ("max_recovery", max_recovery >= recovery, "`max_recovery` (5m if not set) must not be shorter than `recovery`"),
         ("probes", counts.contains(&config.probes), count),
         ("timeout", !timeout.is_zero(), some_time),
         ("retries", config.retries <= MAX_RETRIES, &format!("must be at most {MAX_RETRIES}")),

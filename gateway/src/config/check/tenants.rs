@@ -53,7 +53,7 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
     let name = tenant.name();
     let limits = path.at("flow_limits");
     within(report, limits.at("cpu"), raw.flow_limits.cpu, MILLISECOND..=10 * SECOND, "1ms to 10s");
-    within(report, limits.at("share"), raw.flow_limits.share, 1..=100, "1% to 100%");
+    within(report, limits.at("share"), raw.flow_limits.share.0, 1..=100, "1% to 100%");
     within(report, limits.at("memory"), raw.flow_limits.memory, MIB..=1024 * MIB, "1MiB to 1GiB");
     within(report, limits.at("output"), raw.flow_limits.output, 64..=4 * MIB, "64B to 4MiB");
     if let Some(in_flight) = raw.in_flight {

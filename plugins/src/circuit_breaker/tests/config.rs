@@ -26,7 +26,7 @@ fn problems_name_the_value() {
         ),
         ("{minimum: 0}", "minimum", "must be 1 to 1000"),
         ("{failure_rate: 50%, window: 10}", "minimum", "there are never so many calls in `window`"),
-        ("{max_recovery: 29s}", "max_recovery", "must not be shorter than `recovery`"),
+        ("{max_recovery: 29s}", "max_recovery", "`max_recovery` (5m if not set) must not be shorter than `recovery`"),
         ("{probes: 1001}", "probes", "must be 1 to 1000"),
         ("{recovery: 0s}", "recovery", "must be longer than nothing"),
         ("{timeout: 0ms}", "timeout", "must be longer than nothing"),

@@ -12,11 +12,12 @@ use std::{
 
 use super::{
     super::{
-        BreakerConfig, Percent,
+        BreakerConfig,
         circuit::{Circuit, Phase},
     },
     *,
 };
+use crate::units::Percent;
 
 #[test]
 fn when_everything_fails_the_retry_budget_bounds_the_load() {
