@@ -44,7 +44,8 @@ const CONNECTIONS: usize = 64;
 /// Serves the admin listener.
 pub struct Admin {
     gateway: Arc<Gateway>,
-    context: Arc<Context>,
+    /// The conversations, if a route keeps any.
+    context: Option<Arc<Context>>,
     /// True once the gateway drains.
     draining: watch::Receiver<bool>,
     connections: AtomicUsize,
@@ -71,7 +72,7 @@ impl Answer {
 
 impl Admin {
     /// For one gateway and its conversations; `draining` turns true when it is about to stop.
-    pub fn new(gateway: Arc<Gateway>, context: Arc<Context>, draining: watch::Receiver<bool>) -> Self {
+    pub fn new(gateway: Arc<Gateway>, context: Option<Arc<Context>>, draining: watch::Receiver<bool>) -> Self {
         Self { gateway, context, draining, connections: AtomicUsize::new(0), crowded: Notify::new() }
     }
 
@@ -93,7 +94,10 @@ impl Admin {
     /// Whether clients should be sent here; a line for each reason why not.
     async fn ready(&self, draining: bool) -> Answer {
         let late = || Err(TurnError::Unavailable("no answer in time".into()));
-        let store = timeout(STORE_PATIENCE, self.context.health()).await.unwrap_or_else(|_| late());
+        let store = match &self.context {
+            Some(context) => timeout(STORE_PATIENCE, context.health()).await.unwrap_or_else(|_| late()),
+            None => Ok(()),
+        };
         let mut reasons = String::new();
         if draining {
             reasons.push_str("draining\n");
@@ -116,6 +120,7 @@ impl Admin {
     fn status(&self, draining: bool) -> Answer {
         let snapshot = self.gateway.snapshot.load();
         let current = Reloaded::of(&snapshot);
+        let upstreams = snapshot.upstreams().filter_map(|u| Some((u.name().to_string(), u.peers()?.status())));
         let body = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "generation": current.generation,
@@ -125,6 +130,7 @@ impl Admin {
             "sessions_in_turn": self.gateway.lanes.len(),
             "routes": snapshot.config.routes.iter().map(|r| &*r.path).collect::<Vec<_>>(),
             "flows": current.flows,
+            "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
             "plugins": snapshot.plugin_status(),
         });
         Answer::json(StatusCode::OK, &body)

@@ -50,8 +50,8 @@ pub struct Downstream {
     pub code: Option<Code>,
     /// Where its time goes.
     pub timing: Timing,
-    /// How long a single write may take.
-    pub(crate) write_timeout: Duration,
+    /// How long a single read or write may take.
+    pub(crate) io_timeout: Duration,
     /// A write failed: what the client has of the answer is anybody's guess.
     pub(crate) lost: bool,
     /// Where the request ends, and so where the next one would begin, is not known.
@@ -66,7 +66,7 @@ pub struct Downstream {
 impl Downstream {
     /// A request whose head was read. `draining` turns true when the gateway stops.
     pub fn new(session: ServerSession, ctx: RequestCtx, limits: &Limits, draining: ShutdownWatch) -> Self {
-        let write_timeout = limits.read_timeout;
+        let io_timeout = limits.read_timeout;
         let timing = Timing::begin();
         Self {
             session,
@@ -75,7 +75,7 @@ impl Downstream {
             status: None,
             code: None,
             timing,
-            write_timeout,
+            io_timeout,
             lost: false,
             broken: false,
             watched: None,
@@ -195,6 +195,17 @@ impl Downstream {
         }
     }
 
+    /// Gives up reading the body: where the next request would begin is not known then.
+    pub(crate) fn give_up_body(&mut self) {
+        self.broken = true;
+        self.close_after();
+    }
+
+    /// Turns true when the gateway stops.
+    pub(crate) fn draining(&self) -> ShutdownWatch {
+        self.draining.clone()
+    }
+
     /// Closes the connection after the answer instead of keeping it for another request.
     pub fn close_after(&mut self) {
         self.session.set_keepalive(None);
@@ -225,7 +236,7 @@ impl Downstream {
         }
         let mut settings = HttpPersistentSettings::for_session(&self.session);
         settings.set_user_context(Box::new(Reused));
-        let reusable = tokio::time::timeout(self.write_timeout, self.session.finish()).await.ok()?.ok()??;
+        let reusable = tokio::time::timeout(self.io_timeout, self.session.finish()).await.ok()?.ok()??;
         Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
     }
 

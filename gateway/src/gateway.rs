@@ -1,9 +1,6 @@
 //! What lives as long as the process: the configuration in force and how it is replaced, and everything that survives that.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use fengda_plugins::api::Clock;
@@ -13,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     admission::{Admission, Share},
-    config::{Config, Diagnostics},
+    config::{Diagnostics, Origin},
     edge::tls::Acceptor,
     snapshot::{Snapshot, Workshop},
     telemetry::{Event, Metrics, logger, series::RouteMetrics},
@@ -44,7 +41,7 @@ pub struct Gateway {
     pub clock: Clock,
     /// What is counted of requests that match no route.
     pub no_route: RouteMetrics,
-    path: PathBuf,
+    origin: Origin,
     environment: Environment,
     workshop: Workshop,
     reloading: Mutex<Attempt>,
@@ -82,8 +79,8 @@ impl Reloaded {
 }
 
 impl Gateway {
-    /// Puts a first snapshot in force. `path` and `environment` are where reloads read from, `read` are the files as they were for this one.
-    pub fn new(snapshot: Snapshot, workshop: Workshop, path: PathBuf, environment: Environment, read: Look) -> Arc<Self> {
+    /// Puts a first snapshot in force. `origin` and `environment` are where reloads read from, `read` are the files as they were for this one.
+    pub fn new(snapshot: Snapshot, workshop: Workshop, origin: Origin, environment: Environment, read: Look) -> Arc<Self> {
         let no_route = RouteMetrics::new(workshop.metrics.clone(), "-".into());
         let gateway = Arc::new(Self {
             lanes: Lanes::new(),
@@ -95,7 +92,7 @@ impl Gateway {
             clock: workshop.clock.clone(),
             no_route,
             snapshot: ArcSwap::from_pointee(snapshot),
-            path,
+            origin,
             environment,
             workshop,
             reloading: Mutex::new(Attempt { read, refused: None }),
@@ -116,7 +113,24 @@ impl Gateway {
             }
         });
         metrics.watch("fengda_session_messages", "Messages of sessions, running and waiting for their turn.", count(|g| g.lanes.len()));
+        let watched = Arc::downgrade(&gateway);
+        metrics.meters().before_gather(move || {
+            if let Some(gateway) = watched.upgrade() {
+                gateway.count_endpoints();
+            }
+        });
         gateway
+    }
+
+    fn count_endpoints(&self) {
+        for upstream in self.snapshot.load().upstreams() {
+            let Some(peers) = upstream.peers() else { continue };
+            let (used, ejected) = peers.counts();
+            for (state, count) in [("in", used), ("ejected", ejected)] {
+                let gauge = self.metrics.upstream_endpoints.with_label_values(&[&**upstream.name(), state]);
+                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
     }
 
     /// Tells the metrics which configuration is in force, and drops the series of what it no longer has. A request that is still under
@@ -171,14 +185,14 @@ impl Gateway {
     /// were read.
     pub fn look(&self) -> (Look, Look) {
         let read = self.reloading.lock().unwrap_or_else(PoisonError::into_inner).read.clone();
-        (Look::at(read.files().chain(Config::listed(&self.path))), read)
+        (Look::at(read.files().chain(self.origin.listed())), read)
     }
 
     fn build(&self, attempt: &mut Attempt) -> Result<Arc<Snapshot>, Diagnostics> {
         let before = self.snapshot.load_full();
-        let listed = Config::listed(&self.path);
+        let listed = self.origin.listed();
         let read = Look::at(attempt.read.files().chain(listed.clone()));
-        let loaded = Config::load(&self.path, &*self.environment, &self.workshop.registry);
+        let loaded = self.origin.load(&*self.environment, &self.workshop.registry);
         let files = loaded.as_ref().map_or_else(|problems| &problems.files, |config| &config.files);
         attempt.read = read.then_at(files.iter().cloned().chain(listed));
         loaded

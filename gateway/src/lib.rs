@@ -12,6 +12,7 @@ pub mod config;
 pub mod downstream;
 pub mod edge;
 pub mod flow;
+pub mod forward;
 pub mod gateway;
 pub mod history;
 mod private;

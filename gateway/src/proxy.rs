@@ -24,7 +24,8 @@ use crate::{
     chat,
     config::Limits,
     downstream::Downstream,
-    edge::{cors::Cors, last_call},
+    edge::{cors::Cors, last_call, path::unescaped_slashes},
+    forward,
     gateway::Gateway,
     history, respond,
     snapshot::{Snapshot, Target, TenantRuntime},
@@ -61,6 +62,11 @@ impl Proxy {
         let route = snapshot.route(down.head().uri.path()).ok_or_else(|| {
             Reject::new(Code::NotFound, "no route has this path; the gateway's routes are in its configuration under `routes`")
         })?;
+        if let Some(other) = unescaped_slashes(down.head().uri.path())
+            && !snapshot.route(&other).is_some_and(|same| Arc::ptr_eq(same, route))
+        {
+            return Err(Reject::new(Code::BadRequest, "the path leads to one route with its escaped slashes and to another without them"));
+        }
         down.route = Some(route.clone());
         down.ctx.route = route.path.clone();
         // Browsers ask without credentials, so no plugin is asked.
@@ -78,6 +84,7 @@ impl Proxy {
             Target::Flow { upstream } => chat::serve(&self.gateway, snapshot, upstream, &place, down).await,
             Target::History => history::serve(&self.gateway.metrics, snapshot, down).await,
             Target::TryPage => try_page::serve(&self.gateway, snapshot, down).await,
+            Target::Forward { upstream, rules } => forward::serve(&self.gateway, upstream, rules, down).await,
         }
     }
 

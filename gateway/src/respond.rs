@@ -94,12 +94,12 @@ impl Downstream {
     }
 
     async fn write_head(&mut self, head: ResponseHeader) -> Result<(), Unwritable> {
-        let written = tokio::time::timeout(self.write_timeout, self.session.write_response_header(Box::new(head))).await;
+        let written = tokio::time::timeout(self.io_timeout, self.session.write_response_header(Box::new(head))).await;
         self.note(&written)
     }
 
     async fn write(&mut self, body: Bytes, end: bool) -> Result<(), Unwritable> {
-        let written = tokio::time::timeout(self.write_timeout, self.session.write_response_body(body, end)).await;
+        let written = tokio::time::timeout(self.io_timeout, self.session.write_response_body(body, end)).await;
         self.note(&written)
     }
 
@@ -121,11 +121,34 @@ impl Downstream {
                 cors.mark(self.session.req_header(), &mut all);
             }
         }
-        let mut head = ResponseHeader::build_no_case(status, Some(all.len() + 4)).expect("a StatusCode is a valid status");
-        for (name, value) in &all {
-            head.append_header(name.clone(), value.clone()).expect("names and values are valid by their types");
+        head_with(status, &all)
+    }
+
+    /// The head of an upstream's response: its own fields, what the chain's plugins add, then `change`; and its framing.
+    pub(crate) fn passed_on(
+        &mut self,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        change: impl FnOnce(&mut HeaderMap),
+    ) -> Box<ResponseHeader> {
+        self.timing.answer_begins();
+        self.status = Some(status);
+        self.close_if_draining();
+        headers.insert(REQUEST_ID, HeaderValue::from_str(self.ctx.request_id.as_str()).expect("a request id is plain ASCII"));
+        if let Some(route) = &self.route {
+            route.chain.response(&self.ctx, status, &mut headers);
+            if let Some(cors) = &route.cors {
+                cors.mark(self.session.req_header(), &mut headers);
+            }
         }
-        head
+        change(&mut headers);
+        let request = self.session.req_header();
+        let bodyless = request.method == Method::HEAD
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
+        if request.version == Version::HTTP_11 && !bodyless && !headers.contains_key(header::CONTENT_LENGTH) {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Box::new(head_with(status, &headers))
     }
 
     /// Begins a stream of server-sent events.
@@ -183,6 +206,14 @@ impl Downstream {
     pub async fn end_events(&mut self) -> Result<(), Unwritable> {
         self.write(Bytes::new(), true).await
     }
+}
+
+fn head_with(status: StatusCode, headers: &HeaderMap) -> ResponseHeader {
+    let mut head = ResponseHeader::build_no_case(status, Some(headers.len() + 4)).expect("a StatusCode is a valid status");
+    for (name, value) in headers {
+        head.append_header(name.clone(), value.clone()).expect("names and values are valid by their types");
+    }
+    head
 }
 
 /// Answers what Pingora did not take for a request; the connection is closed after it. Returns the status.

@@ -23,7 +23,7 @@ use tokio::{runtime::Builder, sync::watch};
 
 use crate::{
     admin::Admin,
-    config::{self, Config, Diagnostics},
+    config::{self, Config, Diagnostics, Origin},
     edge::{LAST_CALL, Public, files},
     gateway::{Environment, Gateway},
     registry,
@@ -37,8 +37,8 @@ const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// How to run a gateway.
 pub struct Options {
-    /// The configuration file.
-    pub config: PathBuf,
+    /// Where its configuration comes from.
+    pub config: Origin,
     /// Where `${NAME}` in it is looked up.
     pub environment: Environment,
     /// Time of day for tokens, limits and expiry.
@@ -50,7 +50,12 @@ pub struct Options {
 impl Options {
     /// The process's environment, the machine's clock, only the built-in plugins.
     pub fn new(config: impl Into<PathBuf>) -> Self {
-        Self { config: config.into(), environment: Arc::new(|name| std::env::var(name).ok()), clock: Clock::system(), plugins: |_| {} }
+        Self::of(Origin::File(config.into()))
+    }
+
+    /// The same with a configuration from anywhere.
+    pub fn of(config: Origin) -> Self {
+        Self { config, environment: Arc::new(|name| std::env::var(name).ok()), clock: Clock::system(), plugins: |_| {} }
     }
 }
 
@@ -82,11 +87,12 @@ pub enum StartError {
 pub struct Running {
     /// The public listener's address, with the port it got.
     pub public: SocketAddr,
-    /// The admin listener's address, with the port it got.
-    pub admin: SocketAddr,
+    /// The admin listener's address, with the port it got, if there is one.
+    pub admin: Option<SocketAddr>,
     /// The gateway.
     pub gateway: Arc<Gateway>,
-    context: Arc<Context>,
+    /// The store of conversations, if a route keeps any.
+    context: Option<Arc<Context>>,
     control: tokio::runtime::Runtime,
     draining: watch::Sender<bool>,
     stop_serving: watch::Sender<bool>,
@@ -101,16 +107,19 @@ pub struct Running {
 pub fn start(options: Options) -> Result<Running, StartError> {
     let slot = Slot::default();
     let registry = registry::builtin(&slot, options.plugins);
-    let read = Look::at(Config::listed(&options.config));
-    let config = Config::load(&options.config, &*options.environment, &registry)?;
+    let read = Look::at(options.config.listed());
+    let config = options.config.load(&*options.environment, &registry)?;
     let read = read.then_at(config.files.iter().cloned());
     logger::init(config.log.level);
     config.log_warnings();
     let workshop = Workshop { registry, clock: options.clock.clone(), metrics: Arc::new(Metrics::new()) };
     let (public_socket, public) = bind("listen", config.listen)?;
-    let (admin_socket, admin) = bind("admin", config.admin)?;
-    let context = Context::open(&context_config(&config), options.clock, workshop.metrics.meters())?;
-    slot.set(context.clone()).ok().expect("the slot was made above");
+    let (admin_socket, admin) = config.admin.map(|address| bind("admin", address)).transpose()?.unzip();
+    let open = || Context::open(&context_config(&config), options.clock, workshop.metrics.meters());
+    let context = config.keeps_conversations().then(open).transpose()?;
+    if let Some(context) = &context {
+        slot.set(context.clone()).ok().expect("the slot was made above");
+    }
     let (count, connections, room) = (config.threads, config.limits.connections, files::room_for_clients());
     if connections > room {
         logger::emit(&Event::FewFiles { connections, served: room });
@@ -121,8 +130,10 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     let (stop_serving, serving) = watch::channel(false);
     let (stop_admin, administering) = watch::channel(false);
     let control = Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
-    let admin_app = Admin::new(gateway.clone(), context.clone(), drains);
-    control.spawn(listen("admin".into(), admin_app, admin_socket, administering));
+    if let Some(socket) = admin_socket {
+        let admin = Admin::new(gateway.clone(), context.clone(), drains);
+        control.spawn(listen("admin".into(), admin, socket, administering));
+    }
     control.spawn(watch_files(gateway.clone()));
     let threads = Vec::with_capacity(count);
     let mut running = Running { public, admin, gateway, context, control, draining, stop_serving, stop_admin, threads };
@@ -132,7 +143,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         let thread = spawn_serving_thread(index, app, socket, serving.clone(), running.stop_admin.subscribe())?;
         running.threads.push(thread);
     }
-    let event = Event::Listening { public: public.to_string(), admin: admin.to_string(), version: env!("CARGO_PKG_VERSION") };
+    let event = Event::Listening { public: public.to_string(), admin: admin.map(|a| a.to_string()), version: env!("CARGO_PKG_VERSION") };
     logger::emit(&event);
     Ok(running)
 }
@@ -158,7 +169,9 @@ impl Running {
             work.close();
             // The health endpoints go on answering until the last turn is done.
             let drained = tokio::time::timeout(grace, work.wait()).await.is_ok();
-            if let Err(error) = self.context.flush().await {
+            if let Some(context) = &self.context
+                && let Err(error) = context.flush().await
+            {
                 logger::emit(&Event::NotFlushed { error: error.to_string() });
             }
             if drained { 0 } else { work.len() }

@@ -67,6 +67,13 @@ pub enum Target {
     History,
     /// The page to chat in, and what it asks for.
     TryPage,
+    /// An application behind the gateway.
+    Forward {
+        /// Whom requests are passed on to.
+        upstream: Arc<Upstream>,
+        /// How.
+        rules: Box<config::Forward>,
+    },
 }
 
 /// One plugin instance and what it was made from: a reload that changes neither keeps it.
@@ -93,7 +100,8 @@ impl Snapshot {
     /// # Errors
     /// Everything that plugins found wrong with their part of the configuration, or a tenant's log that cannot be written.
     pub fn build(config: Config, workshop: &Workshop, previous: Option<&Self>) -> Result<Self, Diagnostics> {
-        let upstreams: BTreeMap<_, _> = config.upstreams.iter().map(|(name, c)| (name.clone(), upstream(name, c, previous))).collect();
+        let upstreams: BTreeMap<_, _> =
+            config.upstreams.iter().map(|(name, c)| (name.clone(), upstream(name, c, workshop, previous))).collect();
         let mut problems = Vec::new();
         let mut instances = Vec::new();
         let mut routes = Vec::with_capacity(config.routes.len());
@@ -103,6 +111,7 @@ impl Snapshot {
                 config::Target::Flow { upstream } => Target::Flow { upstream: upstreams[upstream].clone() },
                 config::Target::History => Target::History,
                 config::Target::TryPage => Target::TryPage,
+                config::Target::Forward(rules) => Target::Forward { upstream: upstreams[&rules.upstream].clone(), rules: rules.clone() },
             };
             let chain = Arc::new(Chain::new(plugins, &workshop.metrics));
             let metrics = RouteMetrics::new(workshop.metrics.clone(), route.path.clone());
@@ -175,6 +184,11 @@ impl Snapshot {
         guards.map(|guard| guard.switch(tenant, upstream, to)).filter(|switched| *switched).count() > 0
     }
 
+    /// All upstreams, by name.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
+
     /// The state of every plugin that has some to tell, for `/status`. A second instance of a plugin, made for a route with a
     /// configuration of its own, is called `name#2`.
     pub fn plugin_status(&self) -> serde_json::Map<String, serde_json::Value> {
@@ -191,9 +205,9 @@ impl Snapshot {
     }
 }
 
-fn upstream(name: &Arc<str>, config: &config::Upstream, previous: Option<&Snapshot>) -> Arc<Upstream> {
+fn upstream(name: &Arc<str>, config: &config::Upstream, workshop: &Workshop, previous: Option<&Snapshot>) -> Arc<Upstream> {
     let unchanged = previous.filter(|p| p.config.upstreams.get(name) == Some(config)).and_then(|p| p.upstreams.get(name));
-    unchanged.cloned().unwrap_or_else(|| Arc::new(Upstream::new(name.clone(), config)))
+    unchanged.cloned().unwrap_or_else(|| Arc::new(Upstream::new(name.clone(), config, &workshop.clock)))
 }
 
 /// The plugins of a route. Routes that name a plugin with the same configuration share one instance, and so its limits.

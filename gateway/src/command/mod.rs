@@ -5,6 +5,7 @@
 
 mod check;
 mod completions;
+mod proxy;
 mod run;
 mod schema;
 mod terminal;
@@ -23,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
   fengda                                     run with ./config.yaml
   fengda check -c staging.yaml               all problems, each with file:line:column
   fengda token --tenant acme-shop --user u1  a token for a first chat
+  fengda proxy http://127.0.0.1:8000         a reverse proxy before an application
 
 Exit codes: 0 done, 1 failed or problems found, 2 wrong command line"
 )]
@@ -38,6 +40,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Proxy(proxy::Proxy),
     Schema(schema::Schema),
     Token(token::Token),
     Completions(completions::Completions),
@@ -57,6 +60,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
+        Command::Proxy(proxy) => proxy.run(),
         Command::Schema(schema) => schema.run(),
         Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),

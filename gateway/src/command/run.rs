@@ -74,7 +74,9 @@ fn welcome(running: &Running) -> String {
     if !demo.is_empty() {
         text += &line("demo", &demo.join(", "), "tenants whose keys everybody knows");
     }
-    text += &line("admin", &format!("http://{}/status", running.admin), "also /metrics, /livez, /readyz");
+    if let Some(admin) = running.admin {
+        text += &line("admin", &format!("http://{admin}/status"), "also /metrics, /livez, /readyz");
+    }
     text += &line("stop", "Ctrl-C", "turns in flight finish first");
     text
 }

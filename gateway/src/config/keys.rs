@@ -16,6 +16,8 @@ use super::{
 const PEM: &str = "-----BEGIN";
 /// Longest such file in bytes.
 const MAX_BYTES: usize = 64 << 10;
+/// Longest file of authorities in bytes: a machine's whole list fits.
+const MAX_AUTHORITIES: usize = 512 << 10;
 
 /// A file with a key or certificate.
 pub(super) struct KeyFile {
@@ -32,7 +34,7 @@ pub(super) fn read_in(raw: &mut Raw, report: &mut Report) -> Vec<KeyFile> {
         for (i, key) in keys.into_iter().flatten().enumerate() {
             let Some(Value::String(key)) = key.get_mut("public_key") else { continue };
             let place = Path::parse("tenants").at(name.as_str()).at("keys").at(i).at("public_key");
-            if let Some(text) = text(format!("a key file of `{name}`"), place, key, &mut read, report) {
+            if let Some(text) = text(format!("a key file of `{name}`"), place, key, MAX_BYTES, &mut read, report) {
                 *key = text;
             }
         }
@@ -40,26 +42,33 @@ pub(super) fn read_in(raw: &mut Raw, report: &mut Report) -> Vec<KeyFile> {
     if let Some(raw::Tls { cert, key }) = &mut raw.tls {
         let at = |key: &str| Path::parse("tls").at(key);
         if let Some(cert) = cert
-            && let Some(text) = text("the certificate".to_owned(), at("cert"), cert, &mut read, report)
+            && let Some(text) = text("the certificate".to_owned(), at("cert"), cert, MAX_BYTES, &mut read, report)
         {
             *cert = text;
         }
         if let Some(key) = key
-            && let Some(text) = text("the certificate's key".to_owned(), at("key"), key.expose(), &mut read, report)
+            && let Some(text) = text("the certificate's key".to_owned(), at("key"), key.expose(), MAX_BYTES, &mut read, report)
         {
             *key = text.into();
+        }
+    }
+    for (name, upstream) in raw.upstreams.iter_mut().flatten() {
+        let Some(ca) = upstream.as_mut().and_then(|upstream| upstream.ca.as_mut()) else { continue };
+        let place = Path::parse("upstreams").at(name.as_str()).at("ca");
+        if let Some(text) = text(format!("the authorities of `{name}`"), place, ca, MAX_AUTHORITIES, &mut read, report) {
+            *ca = text;
         }
     }
     read
 }
 
 /// The text of the file that a value names, unless it is no path. A file that cannot be read is reported.
-fn text(what: String, place: Path, value: &str, read: &mut Vec<KeyFile>, report: &mut Report) -> Option<String> {
+fn text(what: String, place: Path, value: &str, max: usize, read: &mut Vec<KeyFile>, report: &mut Report) -> Option<String> {
     if value.contains(PEM) {
         return None;
     }
     let path = report.source.resolve(FilePath::new(value));
-    match report.read(&place, &path, MAX_BYTES) {
+    match report.read(&place, &path, max) {
         Ok(text) => {
             read.push(KeyFile { what, path });
             Some(text)

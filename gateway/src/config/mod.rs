@@ -44,6 +44,7 @@ mod tenants_d;
 mod tests;
 mod types;
 mod units;
+mod upstream;
 mod wording;
 
 use diagnostic::Report;
@@ -51,12 +52,47 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 use marks::{Flaw, MAX_BYTES, Mark, Marks};
 pub use reference::reference;
 pub use schema::schema;
-pub use types::{
-    AnswerUpstream, ChainEntry, Cors, Durability, Endpoint, FlowLimits, Limits, Log, Origins, Route, Store, Target, TenantConfig, Upstream,
+pub use types::{ChainEntry, Cors, Durability, FlowLimits, Limits, Log, Origins, Route, Store, Target, TenantConfig};
+pub use upstream::{
+    AnswerUpstream, Balance, Eject, Endpoint, Forward, HeaderRules, HttpTimeouts, HttpUpstream, MAX_PEERS, PeersConfig, Upstream,
 };
+
+/// The plugin that keeps conversations.
+const CONTEXT: &str = "context";
 
 /// Looks an environment variable up; `None` if it is not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Where a configuration comes from, at the start and at each reload.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A file that an operator edits.
+    File(PathBuf),
+    /// Text that was made of a command's arguments.
+    Text(String),
+}
+
+impl Origin {
+    /// Reads and checks it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(&self, env: Env<'_>, registry: &Registry) -> Result<Config, Diagnostics> {
+        match self {
+            Self::File(path) => Config::load(path, env, registry),
+            // No folder is called so: there is nothing beside it to be read along.
+            Self::Text(text) => Config::parse(text, Path::new("command line/arguments"), env, registry),
+        }
+    }
+
+    /// The files it would read now; see [`Config::listed`].
+    pub fn listed(&self) -> Vec<PathBuf> {
+        match self {
+            Self::File(path) => Config::listed(path),
+            Self::Text(_) => Vec::new(),
+        }
+    }
+}
 
 /// A checked configuration: every name in it is known, every path resolved, every limit sane.
 #[derive(Debug, Clone)]
@@ -65,8 +101,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What TLS on `listen` is spoken with; clients connect in the clear if absent.
     pub tls: Option<tls::Acceptor>,
-    /// Where operators connect: metrics, health, status, reload. Never the same as `listen`.
-    pub admin: SocketAddr,
+    /// Where operators connect: metrics, health, status, reload. Never the same as `listen`; `None` if nowhere.
+    pub admin: Option<SocketAddr>,
     /// The directory of the embedded store and the tenants' logs. Need not exist yet.
     pub data: PathBuf,
     /// Serving threads, one runtime each; at least 1.
@@ -87,7 +123,7 @@ pub struct Config {
     pub upstreams: BTreeMap<Arc<str>, Upstream>,
     /// Routes in the order in which they are tried; at least one.
     pub routes: Vec<Route>,
-    /// Tenants, sorted by name; at least one.
+    /// Tenants, sorted by name; at least one, unless all routes are public.
     pub tenants: Vec<TenantConfig>,
     /// The gateway's own log.
     pub log: Log,
@@ -159,6 +195,11 @@ impl Config {
         }
         config.try_plugins(registry, &mut report);
         Err(report.finish())
+    }
+
+    /// Whether a route keeps conversations, so that there must be a store.
+    pub fn keeps_conversations(&self) -> bool {
+        self.routes.iter().any(|route| route.chain.iter().any(|entry| entry.plugin == CONTEXT))
     }
 
     /// Tells the operator of what most likely is not what was meant.

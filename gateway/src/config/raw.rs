@@ -25,6 +25,12 @@ use super::{
     units,
 };
 
+mod routes;
+mod upstreams;
+
+pub(super) use routes::{Cors, Headers, Host, Route};
+pub(super) use upstreams::{Balance, Upstream};
+
 /// The whole file.
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -32,9 +38,9 @@ pub(super) struct Raw {
     /// Where clients connect: HTTP/1.1 and h2c.
     #[serde(with = "units::AddressText")]
     pub(super) listen: SocketAddr,
-    /// Where operators connect: metrics, health, status, reload. Keep clients out.
-    #[serde(with = "units::AddressText")]
-    pub(super) admin: SocketAddr,
+    /// Where operators connect: metrics, health, status, reload. Keep clients out. `none` if nowhere.
+    #[serde(with = "units::AddressOrNone")]
+    pub(super) admin: Option<SocketAddr>,
     /// The directory of the stored conversations and the tenants' logs; made if it is not there.
     pub(super) data: PathBuf,
     /// TLS on `listen`. Clients connect in the clear if absent.
@@ -61,7 +67,7 @@ pub(super) struct Raw {
     #[serde(deserialize_with = "or_default")]
     #[schemars(with = "Option<Store>")]
     pub(super) store: Store,
-    /// What answers calls, by name: models. `model`, the built-in demo, if absent.
+    /// What is called, by name: models, applications. `model`, the built-in demo, if absent.
     #[schemars(with = "Option<BTreeMap<String, Upstream>>")]
     pub(super) upstreams: Option<BTreeMap<String, Option<Upstream>>>,
     /// Plugins' configuration; a route or a tenant replaces single keys.
@@ -85,7 +91,7 @@ impl Default for Raw {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            admin: SocketAddr::from(([127, 0, 0, 1], 9901)),
+            admin: Some(SocketAddr::from(([127, 0, 0, 1], 9901))),
             data: "./data".into(),
             tls: None,
             threads: None,
@@ -258,125 +264,6 @@ pub(super) struct History {
 impl Default for History {
     fn default() -> Self {
         Self { turns: 100, keep: Duration::from_hours(7 * 24) }
-    }
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["protocol"]))]
-pub(super) struct Upstream {
-    /// What it speaks.
-    #[schemars(with = "String", extend("enum" = ["demo", "answer"]))]
-    pub(super) protocol: Option<String>,
-    /// Where it is, as `http://127.0.0.1:9000`: a scheme, a host, a port.
-    #[schemars(with = "Vec<String>")]
-    pub(super) endpoints: Vec<Option<String>>,
-    /// The path to post to.
-    pub(super) path: String,
-    /// How long it may take to answer.
-    #[serde(deserialize_with = "or_default")]
-    #[schemars(with = "Option<Timeouts>")]
-    pub(super) timeouts: Timeouts,
-    /// Most idle connections kept open for each endpoint and thread: 0 to 4096.
-    pub(super) idle_connections: usize,
-    /// Largest answer: 1KiB to 64MiB.
-    #[serde(with = "units::SizeText")]
-    pub(super) max_answer: usize,
-}
-
-impl Default for Upstream {
-    fn default() -> Self {
-        Self {
-            protocol: None,
-            endpoints: Vec::new(),
-            path: "/v1/answer".to_owned(),
-            timeouts: Timeouts::default(),
-            idle_connections: 64,
-            max_answer: 1 << 20,
-        }
-    }
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Timeouts {
-    /// To connect: 1ms to 1m.
-    #[serde(with = "units::DurationText")]
-    pub(super) connect: Duration,
-    /// Until a streamed answer begins: 1ms to 10m.
-    #[serde(with = "units::DurationText")]
-    pub(super) first_token: Duration,
-    /// A streamed answer's longest pause: 1ms to 10m.
-    #[serde(with = "units::DurationText")]
-    pub(super) idle: Duration,
-    /// A streamed answer in all: 1ms to 1h.
-    #[serde(with = "units::DurationText")]
-    pub(super) total: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_millis(500),
-            first_token: Duration::from_millis(1500),
-            idle: Duration::from_secs(5),
-            total: Duration::from_mins(1),
-        }
-    }
-}
-
-#[derive(Deserialize, Default, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["path"]))]
-pub(super) struct Route {
-    /// Of the URL, as `/v1/chat`; one that ends in `/` takes everything below it too.
-    #[schemars(with = "String")]
-    pub(super) path: Option<String>,
-    /// Whether its chain need not prove who a request is from. Never with a flow or history.
-    pub(super) public: bool,
-    /// The plugins that its requests go through, in order of execution.
-    #[schemars(with = "Vec<Entry>")]
-    pub(super) chain: Vec<Option<Entry>>,
-    /// The tenant's script answers; its `nlp.answer` asks this upstream.
-    pub(super) flow: Option<String>,
-    /// The stored conversation answers.
-    pub(super) history: bool,
-    /// Plain proxying; reserved.
-    #[schemars(skip)]
-    pub(super) upstream: Option<Value>,
-    /// Which pages of other origins may use it. None if absent.
-    pub(super) cors: Option<Cors>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["origins"]))]
-pub(super) struct Cors {
-    /// As browsers write them, such as `https://shop.example`, or `*` alone for all. Required.
-    #[schemars(with = "Vec<String>")]
-    pub(super) origins: Vec<Option<String>>,
-    /// That pages may use. Those of the route's target if absent.
-    #[schemars(with = "Option<Vec<String>>")]
-    pub(super) methods: Option<Vec<Option<String>>>,
-    /// The request's header fields that pages may set.
-    #[schemars(with = "Vec<String>")]
-    pub(super) headers: Vec<Option<String>>,
-    /// Whether pages may send what the browser holds, such as cookies. Never with `*`.
-    pub(super) credentials: bool,
-    /// How long a browser may remember this: 0s to 1d.
-    #[serde(with = "units::DurationText")]
-    pub(super) max_age: Duration,
-}
-
-impl Default for Cors {
-    fn default() -> Self {
-        Self {
-            origins: Vec::new(),
-            methods: None,
-            headers: ["authorization", "content-type"].map(|name| Some(name.to_owned())).into(),
-            credentials: false,
-            max_age: Duration::from_mins(10),
-        }
     }
 }
 

@@ -17,7 +17,13 @@ impl Config {
             ("threads", self.threads != running.threads),
             ("store", self.store != running.store),
         ];
-        let problems: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| self.needs_restart(key)).collect();
+        let mut problems: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| self.needs_restart(key)).collect();
+        if self.keeps_conversations() && !running.keeps_conversations() {
+            let hint = "restart the gateway to give it a store".to_owned();
+            let mark = self.source.marks.place(&Path::parse("routes"));
+            let message = "a route with `context`, and the running gateway was started without one and has no store".to_owned();
+            problems.push(self.source.diagnostic(mark, message, Some(hint)));
+        }
         if problems.is_empty() { Ok(()) } else { Err(Diagnostics::new(problems, self.files.clone())) }
     }
 

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
-use super::{path::Path, units};
+use super::{path::Path, units, upstream::Forward};
 
 /// Below this is what the page at `/` asks for.
 pub(super) const TRY: &str = "/try/";
@@ -79,48 +79,7 @@ pub enum Durability {
     Disk,
 }
 
-/// Something that answers calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Upstream {
-    /// The built-in model: offline, deterministic.
-    Demo,
-    /// A model behind `POST /v1/answer`.
-    Answer(AnswerUpstream),
-}
-
-/// A model behind `POST /v1/answer`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnswerUpstream {
-    /// Where it is; at least one.
-    pub endpoints: Vec<Endpoint>,
-    /// The path to post to; begins with `/`.
-    pub path: String,
-    /// How long connecting may take.
-    pub connect_timeout: Duration,
-    /// How long a streamed answer may take to begin.
-    pub first_token_timeout: Duration,
-    /// How long a streamed answer may pause.
-    pub idle_timeout: Duration,
-    /// How long a streamed answer may take in all.
-    pub total_timeout: Duration,
-    /// Most idle connections kept for each endpoint and thread.
-    pub idle_connections: usize,
-    /// Largest answer in bytes.
-    pub max_answer: usize,
-}
-
-/// A host and port that speaks plain HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// A name or an address; an IPv6 address without its brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-    /// What goes into the `Host` field, as `model.internal:9000`.
-    pub authority: String,
-}
-
-/// A path, the plugins it goes through, and what answers. Its chain proves who a request is from.
+/// A path, the plugins it goes through, and what answers. Its chain proves who a request is from, unless it is public.
 #[derive(Debug, Clone)]
 pub struct Route {
     /// Begins with `/`. See [`Route::matches`].
@@ -178,6 +137,8 @@ pub enum Target {
     History,
     /// The page to chat in, and what it asks for.
     TryPage,
+    /// An application behind the gateway.
+    Forward(Box<Forward>),
 }
 
 /// One plugin of a chain, with everything its builder needs. `Debug` shows only its name: the rest may hold secrets.

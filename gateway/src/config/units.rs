@@ -1,6 +1,6 @@
 //! What only the gateway's part of the file holds as text: addresses and log levels. Durations and sizes are in [`fengda_plugins::units`].
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
 use fengda_plugins::units::Reader;
 pub(super) use fengda_plugins::units::{DurationText, Percent, SizeText};
@@ -28,6 +28,43 @@ impl JsonSchema for AddressText {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^([0-9.]+|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5}$", "description": "An IP address and port: `127.0.0.1:8080`, `[::1]:8080`." })
     }
+}
+
+/// A field that holds an address and port, or `none`: `#[serde(with = "units::AddressOrNone")]`.
+pub(super) struct AddressOrNone;
+
+impl AddressOrNone {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SocketAddr>, D::Error> {
+        let parse = |text: &str| if text == "none" { Some(None) } else { text.parse().ok().map(Some) };
+        d.deserialize_str(Reader { expected: "an address and port such as `127.0.0.1:9901`, or `none`", parse })
+    }
+
+    pub(super) fn serialize<S: Serializer>(address: &Option<SocketAddr>, s: S) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => address.serialize(s),
+            None => s.serialize_str("none"),
+        }
+    }
+}
+
+impl JsonSchema for AddressOrNone {
+    fn schema_name() -> Cow<'static, str> {
+        "addressOrNone".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(none|([0-9.]+|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5})$", "description": "An IP address and port, as `127.0.0.1:9901`, or `none`." })
+    }
+}
+
+/// Reads the duration of a key whose default depends on others.
+pub(super) fn some_duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    DurationText::deserialize(d).map(Some)
+}
+
+/// Reads the size of a key whose default depends on others.
+pub(super) fn some_size<'de, D: Deserializer<'de>, T: TryFrom<u64>>(d: D) -> Result<Option<T>, D::Error> {
+    SizeText::deserialize(d).map(Some)
 }
 
 /// A field that holds the least severe level that is logged: `#[serde(with = "units::LevelText")]`.

@@ -19,8 +19,8 @@ pub enum BadPath {
     /// A control character, plain or escaped.
     #[error("the path holds a control character")]
     Control,
-    /// `%2F`, `%5C` or `\`: some servers take them for `/`, others do not.
-    #[error("the path holds an escaped slash or a backslash")]
+    /// `\`, or dots beside `%2F` or `%5C`: some servers take these for `/`, others do not.
+    #[error("the path holds a backslash, or dots beside an escaped slash")]
     Slash,
     /// `..;x`: some servers take it for `..`, others for a name.
     #[error("the path has a segment of dots with a parameter")]
@@ -76,6 +76,12 @@ impl<'a> RequestPath<'a> {
     }
 }
 
+/// A plain path as a server reads it that takes `%2F` and `%5C` for `/`; `None` if that changes nothing.
+pub fn unescaped_slashes(plain: &str) -> Option<String> {
+    let escaped = plain.contains("%2F") || plain.contains("%5C");
+    escaped.then(|| plain.replace("%2F", "/").replace("%5C", "/"))
+}
+
 /// A path on its way to its plain form. Always begins with `/`, and everything up to the last `/` is done.
 struct Plain {
     text: String,
@@ -109,7 +115,6 @@ impl Plain {
     /// A byte that was sent as an escape.
     fn push_escaped(&mut self, byte: u8) -> Result<(), BadPath> {
         match byte {
-            b'/' | b'\\' => Err(BadPath::Slash),
             _ if byte.is_ascii_control() => Err(BadPath::Control),
             _ if is_unreserved(byte) => {
                 self.text.push(char::from(byte));
@@ -139,6 +144,9 @@ impl Plain {
                 self.text.truncate(parent + 1);
             }
             dots if dots.starts_with(".;") || dots.starts_with("..;") => return Err(BadPath::DotParameter),
+            hidden if hidden.split("%2F").flat_map(|part| part.split("%5C")).any(|part| matches!(part, "." | "..")) => {
+                return Err(BadPath::Slash);
+            }
             _ if slash => self.text.push('/'),
             _ => {}
         }
@@ -203,8 +211,10 @@ mod tests {
             ("/a%0d%0ab", Err(Control)),
             ("/a\tb", Err(Control)),
             ("/%7f", Err(Control)),
-            ("/a%2Fb", Err(Slash)),
-            ("/a%5cb", Err(Slash)),
+            ("/a%2fb%5cc", Ok("/a%2Fb%5Cc")),
+            ("/..%2fadmin", Err(Slash)),
+            ("/a%2F%2e%2e/b", Err(Slash)),
+            ("/a%5C.%2Fb", Err(Slash)),
             ("/a\\b", Err(Slash)),
             ("/..;/admin", Err(DotParameter)),
             ("/%2e%2e;x=1/admin", Err(DotParameter)),

@@ -24,8 +24,9 @@ pub enum Event<'a> {
     Listening {
         /// Address of the public listener.
         public: String,
-        /// Address of the admin listener.
-        admin: String,
+        /// Address of the admin listener, if there is one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        admin: Option<String>,
         /// Version of the binary.
         version: &'static str,
     },
@@ -80,7 +81,7 @@ pub enum Event<'a> {
     },
     /// An attempt to call an upstream failed. At most one line a second for each upstream; the next one counts those left out.
     UpstreamFailed {
-        /// For whom it was called.
+        /// For whom it was called; `-` on a public route.
         tenant: &'a str,
         /// The upstream's configured name.
         upstream: &'a str,

@@ -62,6 +62,8 @@ pub struct Metrics {
     pub upstream_calls: IntCounterVec,
     /// Seconds until an upstream's answer or its first token, by tenant and upstream.
     pub upstream_seconds: HistogramVec,
+    /// Endpoints of upstreams, by state; read at each scrape.
+    pub upstream_endpoints: IntGaugeVec,
     /// Seconds of the store's part in a request, by step.
     pub store_seconds: StoreSeconds,
     /// Steps that the store failed, by step.
@@ -219,6 +221,11 @@ impl Metrics {
                 "Until an upstream's answer, or its first token.",
                 by_upstream,
                 &LATENCY,
+            ),
+            upstream_endpoints: make.gauges(
+                "fengda_upstream_endpoints",
+                "Endpoints of an upstream: `in` use, or `ejected` because they kept failing.",
+                &["upstream", "state"],
             ),
             store_seconds: make.store_seconds(),
             store_failures: make.counter("fengda_store_failures_total", "Steps that the store failed or did not end in time.", &["step"]),

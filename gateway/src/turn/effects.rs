@@ -61,7 +61,7 @@ impl<'a> Effects<'a> {
             trace: message.trace,
         };
         let answering = self.caller.ask(&question, self.deadline).await.map_err(|e| match e {
-            CallError::Open => AnswerError::Open,
+            CallError::Open { .. } => AnswerError::Open,
             CallError::Model(e) => word_for(&e),
         })?;
         let id = u32::try_from(self.answers.len()).expect("effects of a turn are bounded");

@@ -187,7 +187,7 @@ pub fn start(setup: &Setup<'_>, message: Message) -> Result<Started, Refused> {
     let repeatable = message.repeatable;
     let caller = Caller {
         chain: (*chain).clone(),
-        tenant: tenant.tenant.clone(),
+        tenant: Some(tenant.tenant.clone()),
         upstream: (*upstream).clone(),
         metrics: gateway.metrics.clone(),
         waits: message.waits.clone(),

@@ -3,16 +3,10 @@
 //! A stream is `text/event-stream` in the words our own clients get: `event: delta` with `{"text"}` for each piece, then
 //! `event: done`. An upstream that does not stream just answers with JSON.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use fengda_plugins::api::{Text, Turn};
+use fengda_plugins::api::{Clock, Text, Turn};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -21,11 +15,12 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    ModelError, Question, Reply,
-    pool::{Connection, Pool},
+    ModelError, Outgoing, Question, Reply,
+    peers::{Peers, Tried, hash},
+    pool::Connection,
     sse::SseReader,
 };
-use crate::config::AnswerUpstream;
+use crate::config::{AnswerUpstream, Balance, Endpoint};
 
 /// How much of an error's body is read, and for how long.
 const ERROR_BODY: usize = 8 << 10;
@@ -33,24 +28,27 @@ const ERROR_BODY_TIME: Duration = Duration::from_millis(20);
 
 pub(super) struct Client {
     config: AnswerUpstream,
-    pools: Vec<Pool>,
-    next: AtomicUsize,
+    peers: Peers,
 }
 
 impl Client {
-    pub(super) fn new(config: AnswerUpstream) -> Self {
-        let pool = |e: &crate::config::Endpoint| Pool::new(e.clone(), config.connect_timeout, config.idle_connections);
-        Self { pools: config.endpoints.iter().map(pool).collect(), next: AtomicUsize::new(0), config }
+    pub(super) fn new(config: AnswerUpstream, clock: Clock) -> Self {
+        Self { peers: Peers::new(&config.peers, clock), config }
+    }
+
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     pub(super) fn stream_timeout(&self) -> Duration {
         self.config.total_timeout
     }
 
-    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Reply, ModelError> {
-        let pool = &self.pools[self.next.fetch_add(1, Ordering::Relaxed) % self.pools.len()];
+    pub(super) async fn ask(&self, question: &Question<'_>, tried: &mut Tried) -> Result<Reply, ModelError> {
+        let (mut connection, endpoint) = self.peers.connect(self.key(question), tried).await?;
         let body: Bytes = serde_json::to_vec(&Body::from(question)).expect("strings and numbers always serialize").into();
-        let (response, connection) = pool.send(|| self.request(question, pool, body.clone())).await?;
+        let request = || self.request(question, endpoint, body.clone());
+        let response = connection.send(request(), || Some(request())).await?;
         match response.status() {
             StatusCode::OK if is_event_stream(&response) => self.begin_stream(response).await,
             StatusCode::OK => {
@@ -66,11 +64,21 @@ impl Client {
         }
     }
 
-    fn request(&self, question: &Question<'_>, pool: &Pool, body: Bytes) -> Request<Full<Bytes>> {
+    /// What the choice of an endpoint sticks to.
+    fn key(&self, question: &Question<'_>) -> Option<u64> {
+        let (tenant, user) = (question.key.tenant().name().as_bytes(), question.key.user().id().as_bytes());
+        match self.peers.balance() {
+            Balance::RoundRobin => None,
+            Balance::User => Some(hash(&[tenant, user])),
+            Balance::Session | Balance::Header(_) | Balance::Cookie(_) => Some(hash(&[tenant, user, question.key.id().as_bytes()])),
+        }
+    }
+
+    fn request(&self, question: &Question<'_>, endpoint: &Endpoint, body: Bytes) -> Request<Outgoing> {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(self.config.path.as_str())
-            .header(header::HOST, pool.endpoint().authority.as_str())
+            .header(header::HOST, endpoint.authority.as_str())
             .header(header::CONTENT_TYPE, "application/json")
             .header("x-request-id", question.request_id);
         if question.stream {
@@ -79,7 +87,7 @@ impl Client {
         if let Some(trace) = &question.trace {
             request = request.header("traceparent", trace.child().as_str());
         }
-        request.body(Full::new(body)).expect("path, authority and ids were checked to be valid in a request")
+        request.body(Outgoing::Whole(Full::new(body))).expect("path, authority and ids were checked to be valid in a request")
     }
 
     async fn begin_stream(&self, response: Response<Incoming>) -> Result<Reply, ModelError> {

@@ -1,19 +1,31 @@
-//! What answers a flow's questions: one [`Upstream`] for each in the configuration, whatever protocol it speaks.
+//! What is called on behalf of clients: one [`Upstream`] for each in the configuration, whatever protocol it speaks.
 
 mod answer;
+mod attempt;
+mod body;
 mod call;
+mod connect;
 mod demo;
+mod peers;
 mod pool;
 mod sse;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use fengda_plugins::api::{SessionKey, Text, TraceParent, Turn};
+use fengda_plugins::api::{Clock, SessionKey, Text, TraceParent, Turn};
 use serde_json::value::RawValue;
 
-use crate::{config, telemetry::Throttle};
+use crate::{
+    config::{self, HttpTimeouts},
+    telemetry::Throttle,
+};
 
-pub use call::{Answering, CallError, Caller};
+pub(crate) use attempt::Attempt;
+pub use attempt::{CallError, Caller};
+pub use body::{Outgoing, Piece};
+pub use call::Answering;
+pub(crate) use peers::{Peers, Tried, hash};
+pub(crate) use pool::Connection;
 
 /// One configured upstream.
 pub struct Upstream {
@@ -25,14 +37,16 @@ pub struct Upstream {
 enum Protocol {
     Demo,
     Answer(answer::Client),
+    Http(HttpTimeouts, Peers),
 }
 
 impl Upstream {
     /// Makes the client for what the configuration says; connects to nothing yet.
-    pub fn new(name: Arc<str>, config: &config::Upstream) -> Self {
+    pub fn new(name: Arc<str>, config: &config::Upstream, clock: &Clock) -> Self {
         let protocol = match config {
             config::Upstream::Demo => Protocol::Demo,
-            config::Upstream::Answer(answer) => Protocol::Answer(answer::Client::new(answer.clone())),
+            config::Upstream::Answer(answer) => Protocol::Answer(answer::Client::new(answer.clone(), clock.clone())),
+            config::Upstream::Http(http) => Protocol::Http(http.timeouts, Peers::new(&http.peers, clock.clone())),
         };
         Self { name, protocol, failures: Throttle::default() }
     }
@@ -47,14 +61,33 @@ impl Upstream {
         match &self.protocol {
             Protocol::Demo => Duration::from_secs(1),
             Protocol::Answer(client) => client.stream_timeout(),
+            Protocol::Http(..) => Duration::ZERO,
+        }
+    }
+
+    /// Its endpoints, unless it is built in.
+    pub(crate) fn peers(&self) -> Option<&Peers> {
+        match &self.protocol {
+            Protocol::Demo => None,
+            Protocol::Answer(client) => Some(client.peers()),
+            Protocol::Http(_, peers) => Some(peers),
+        }
+    }
+
+    /// Its endpoints and timeouts, if requests can be passed on to it.
+    pub(crate) fn http(&self) -> Option<(&Peers, HttpTimeouts)> {
+        match &self.protocol {
+            Protocol::Http(timeouts, peers) => Some((peers, *timeouts)),
+            Protocol::Demo | Protocol::Answer(_) => None,
         }
     }
 
     /// Makes one attempt to get an answer, and returns when it is there or has begun to stream. The caller sets the deadline.
-    async fn ask(&self, question: &Question<'_>) -> Result<Reply, ModelError> {
+    async fn ask(&self, question: &Question<'_>, tried: &mut Tried) -> Result<Reply, ModelError> {
         match &self.protocol {
             Protocol::Demo => Ok(demo::answer(question)),
-            Protocol::Answer(client) => client.ask(question).await,
+            Protocol::Answer(client) => client.ask(question, tried).await,
+            Protocol::Http(..) => Err(ModelError::Unreadable("it is no model")),
         }
     }
 }

@@ -176,7 +176,7 @@ impl Watched {
 
     async fn admin(&self, path: &str) -> client::Reply {
         let request = http::Request::get(path).header("host", "t").body(http_body_util::Full::default()).unwrap();
-        client::http1(self.process.admin, request).await
+        client::http1(self.process.admin.unwrap(), request).await
     }
 
     /// Connections, requests and turns in flight, sessions in turn, calls under the breaker's eyes, and open files; all but the

@@ -152,13 +152,16 @@ fn every_number_is_bounded_and_the_reference_says_how() {
         slot.clone_from(value);
     }
     tree["upstreams"]["name"]["protocol"] = "answer".into();
+    // One key is for applications only.
+    tree["upstreams"]["application"] = json!({ "protocol": "http", "timeouts": { "first_byte": "90000d" } });
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("config.yaml"), tree.to_string()).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_fengda")).arg("check").current_dir(&dir).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(numbers.len() > 20, "{}", numbers.len());
     for (key, _) in numbers {
-        let path = key.path.replace(['<', '>'], "");
+        let path =
+            if key.path.ends_with("first_byte") { key.path.replace("<name>", "application") } else { key.path.replace(['<', '>'], "") };
         let said = said
             .lines()
             .find_map(|line| line.split_once(&format!("`{path}` must be ")))

@@ -15,10 +15,16 @@ use super::client::{self, Reply};
 /// Tells requests to the model and answers it.
 pub const PASS: &str = "return function(turn) return nlp.answer(turn) end";
 
+const SHIPPED_ROUTES: &str = "
+  - { path: /v1/chat, chain: [auth, rate_limit, context, circuit_breaker], flow: model }
+  - { path: /v1/history, chain: [auth, rate_limit, context], history: true }";
+
 /// What a test's gateway is made of. Two tenants, `alpha` and `beta`, and the routes of the shipped configuration.
 pub struct Site {
     dir: TempDir,
     model: String,
+    upstreams: String,
+    routes: String,
     breaker: String,
     limits: String,
     tenants: String,
@@ -34,6 +40,8 @@ impl Site {
         let site = Self {
             dir: tempfile::tempdir().unwrap(),
             model: "{ protocol: demo }".into(),
+            upstreams: String::new(),
+            routes: String::new(),
             breaker: "{ retries: 0 }".into(),
             limits: "[{ name: tenant, by: tenant, rate: 100000/s, burst: 100000 }]".into(),
             tenants: String::new(),
@@ -62,6 +70,18 @@ impl Site {
 
     pub fn upstream(mut self, yaml: &str) -> Self {
         self.model = yaml.into();
+        self
+    }
+
+    /// An upstream beside `model`: its name and configuration.
+    pub fn also(mut self, name: &str, yaml: &str) -> Self {
+        self.upstreams += &format!("\n  {name}: {yaml}");
+        self
+    }
+
+    /// A route after those of the shipped configuration.
+    pub fn route(mut self, yaml: &str) -> Self {
+        self.routes += &format!("\n  - {yaml}");
         self
     }
 
@@ -109,13 +129,14 @@ impl Site {
     }
 
     pub fn config(&self) -> String {
-        let Self { model, breaker, limits, beta, tenants, extra, watch, .. } = self;
+        let Self { model, upstreams, breaker, limits, beta, tenants, extra, watch, .. } = self;
+        let routes = if self.routes.is_empty() { String::new() } else { format!("\nroutes:{SHIPPED_ROUTES}{}", self.routes) };
         format!(
             "listen: 127.0.0.1:0
 admin: 127.0.0.1:0
 threads: 2
 upstreams:
-  model: {model}
+  model: {model}{upstreams}{routes}
 plugins:
   circuit_breaker: {breaker}
   rate_limit: {{ limits: {limits} }}
@@ -234,7 +255,7 @@ impl Gateway {
     /// A request to the admin listener.
     pub async fn admin(&self, method: &str, path: &str) -> Reply {
         let request = Request::builder().method(method).uri(path).header("host", "test").body(Full::default()).unwrap();
-        client::http1(self.running().admin, request).await
+        client::http1(self.running().admin.unwrap(), request).await
     }
 
     /// The value of a metric line that begins with this, 0 if there is none.

@@ -2,9 +2,11 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary has no interface, and its helpers are tests too")]
 
+mod app;
 mod auth;
 mod bad_clients;
 mod bad_input;
+mod bad_upstreams;
 mod breaker;
 mod chat;
 mod cli;
@@ -13,6 +15,7 @@ mod config;
 mod cors;
 mod edge;
 mod flows;
+mod forward;
 mod frames;
 mod harness;
 mod history;
@@ -25,6 +28,7 @@ mod model;
 mod models;
 mod operating;
 mod operations;
+mod origin;
 mod overload;
 mod process;
 mod prometheus;

@@ -188,7 +188,7 @@ async fn silent_connections_to_the_admin_listener_give_way_to_new_ones() {
     let gateway = Site::new().start();
     let mut silent = Vec::new();
     for _ in 0..200 {
-        silent.push(TcpStream::connect(gateway.running().admin).await.unwrap());
+        silent.push(TcpStream::connect(gateway.running().admin.unwrap()).await.unwrap());
     }
     assert_eq!(gateway.admin("GET", "/livez").await.status, 200);
     // The first to come are closed, the last ones still there.

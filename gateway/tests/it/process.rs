@@ -26,11 +26,12 @@ fn fengda() -> Command {
     command
 }
 
+/// A gateway in a process of its own.
 pub struct Process {
     pub child: Child,
     log: Lines<BufReader<ChildStderr>>,
     pub public: SocketAddr,
-    pub admin: SocketAddr,
+    pub admin: Option<SocketAddr>,
     /// What it logged up to the event `listening`, which is the last.
     pub began: Vec<Value>,
 }
@@ -42,14 +43,23 @@ impl Process {
 
     /// Starts it through a command that takes the rest of its arguments for a command to run.
     pub async fn start_as(through: &[&str], config: &Path) -> Self {
-        let words = [through, &[env!("CARGO_BIN_EXE_fengda"), "run", "-c"]].concat();
+        Self::run(through, &["run", "-c", config.to_str().unwrap()], Path::new(".")).await
+    }
+
+    /// Starts a command that serves.
+    pub async fn spawn(arguments: &[&str], folder: &Path) -> Self {
+        Self::run(&[], arguments, folder).await
+    }
+
+    async fn run(through: &[&str], arguments: &[&str], folder: &Path) -> Self {
+        let words = [through, &[env!("CARGO_BIN_EXE_fengda")], arguments].concat();
         let mut command = Command::new(words[0]);
-        command.args(&words[1..]).arg(config).stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.args(&words[1..]).current_dir(folder).stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let began = events(&mut log, "listening").await;
-        let addr = |key: &str| began[began.len() - 1][key].as_str().unwrap().parse().unwrap();
-        Self { public: addr("public"), admin: addr("admin"), child, log, began }
+        let addr = |key: &str| began[began.len() - 1][key].as_str().map(|a| a.parse().unwrap());
+        Self { public: addr("public").unwrap(), admin: addr("admin"), child, log, began }
     }
 
     /// Reads its log up to an event and returns that.
@@ -59,15 +69,19 @@ impl Process {
 
     /// How many files it has open.
     pub fn files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.child.id().expect("it runs"))).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count()
     }
 
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.id().to_string();
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
-    async fn exit_code(&mut self) -> Option<i32> {
+    pub async fn exit_code(&mut self) -> Option<i32> {
         tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("an end in time").unwrap().code()
     }
 }
@@ -85,7 +99,7 @@ async fn events(log: &mut Lines<BufReader<ChildStderr>>, name: &str) -> Vec<Valu
     }
 }
 
-async fn output(arguments: &[&str], folder: &Path) -> Output {
+pub async fn output(arguments: &[&str], folder: &Path) -> Output {
     fengda().args(arguments).current_dir(folder).output().await.unwrap()
 }
 
@@ -114,7 +128,7 @@ async fn sigterm_finishes_what_is_in_flight_and_then_goes_at_once() {
     process.signal("-TERM");
     assert_eq!(process.event("draining").await["in_flight"], 2);
     let ready = http::Request::get("/readyz").header("host", "t").body(http_body_util::Full::default()).unwrap();
-    let ready = client::http1(process.admin, ready).await;
+    let ready = client::http1(process.admin.unwrap(), ready).await;
     assert_eq!((ready.status.as_u16(), ready.text()), (503, "draining\n"));
     refuses(public).await;
     release.notify_one();
@@ -145,7 +159,7 @@ async fn load_balancers_have_a_pause_to_notice_that_it_will_stop() {
     process.signal("-TERM");
     process.event("draining").await;
     let ready = http::Request::get("/readyz").header("host", "t").body(http_body_util::Full::default()).unwrap();
-    assert_eq!(client::http1(process.admin, ready).await.status, 503);
+    assert_eq!(client::http1(process.admin.unwrap(), ready).await.status, 503);
     let late = client::http1(process.public, message("alpha", &json!({ "query": "late" }))).await;
     assert_eq!((late.status.as_u16(), &late.headers["connection"]), (200, &http::HeaderValue::from_static("keep-alive")));
     refuses(process.public).await;
@@ -362,7 +376,7 @@ async fn the_readme_shows_what_check_says() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text.replacen(from, to, 1)).unwrap();
     };
-    copy("config.yaml", "failures: 5", "failure: 5");
+    copy("config.yaml", "    failures: 5", "    failure: 5");
     copy("tenant-flows/acme-shop/main.lua", "function greet()", "function greet(");
     copy("tenant-flows/harbor-bank/main.lua", "", "");
     let said = String::from_utf8(output(&["check"], folder.path()).await.stderr).unwrap();

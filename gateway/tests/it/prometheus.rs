@@ -25,7 +25,7 @@ impl Prometheus {
     pub async fn start(gateway: &Gateway) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = std::fs::read_to_string(root().join("deploy/prometheus/prometheus.yaml")).unwrap();
-        let config = config.replace("127.0.0.1:9901", &gateway.running().admin.to_string()).replace("15s", "200ms");
+        let config = config.replace("127.0.0.1:9901", &gateway.running().admin.unwrap().to_string()).replace("15s", "200ms");
         std::fs::write(folder.path().join("prometheus.yaml"), config).unwrap();
         std::fs::copy(root().join("deploy/prometheus/alerts.yaml"), folder.path().join("alerts.yaml")).unwrap();
         // It does not say which port it got, so one is looked for; should somebody else take it meanwhile, the next try has another.

@@ -168,7 +168,7 @@ impl Size {
 
 async fn admin(process: &Process, method: &str, path: &str) -> (u16, Value) {
     let request = http::Request::builder().method(method).uri(path).header("host", "t").body(http_body_util::Full::default()).unwrap();
-    let reply = client::http1(process.admin, request).await;
+    let reply = client::http1(process.admin.unwrap(), request).await;
     let text = reply.text().to_owned();
     (reply.status.as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }

@@ -46,7 +46,7 @@ codes! {
     TurnInProgress = "turn_in_progress", CONFLICT;
     /// This `message_id` was used before with another query.
     MessageIdReused = "message_id_reused", CONFLICT;
-    /// The body is over `limits.body`.
+    /// The body is over `limits.body`, or over its route's `body`.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE;
     /// The body is not JSON by its content type.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE;
@@ -58,6 +58,10 @@ codes! {
     HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE;
     /// A fault of ours.
     Internal = "internal", INTERNAL_SERVER_ERROR;
+    /// No connection to the upstream.
+    UpstreamUnreachable = "upstream_unreachable", BAD_GATEWAY;
+    /// The upstream is not called for a while, because it kept failing; `Retry-After` says for how long.
+    UpstreamUnavailable = "upstream_unavailable", SERVICE_UNAVAILABLE;
     /// The upstream failed.
     UpstreamFailed = "upstream_failed", BAD_GATEWAY;
     /// Too many requests are in flight, of all tenants or of this one; `Retry-After` says when to try again.

@@ -20,6 +20,7 @@ fn methods_of(target: &Target) -> Vec<Method> {
     match target {
         Target::Flow { .. } => vec![Method::POST],
         Target::History => vec![Method::GET, Method::DELETE],
+        Target::Forward { .. } => vec![Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
         // It is of this origin.
         Target::TryPage => vec![Method::GET, Method::HEAD],
     }

@@ -5,11 +5,13 @@ use fengda_plugins::circuit_breaker::BreakerConfig;
 use crate::config::{Config, Target, diagnostic::Report, path::Path};
 
 pub(super) fn raise<'a>(config: &Config, plugins: impl Iterator<Item = &'a String>, report: &mut Report) {
-    if !config.admin.ip().is_loopback() {
+    if config.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
         let hint = "whoever reaches it can read metrics and reload; let only operators in".to_owned();
         report.warn(&Path::parse("admin"), "`admin` is open to other machines", hint);
     }
-    data(config, report);
+    if config.keeps_conversations() || !config.tenants.is_empty() {
+        data(config, report);
+    }
     if config.limits.query > config.limits.body {
         let hint = "a message is in a body, so `limits.body` counts first".to_owned();
         report.warn(&Path::parse("limits.query"), "`limits.query` is more than `limits.body`", hint);

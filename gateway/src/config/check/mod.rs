@@ -26,6 +26,7 @@ use super::{
 
 mod cors;
 mod doubts;
+mod forward;
 mod logs;
 mod routes;
 mod tenants;
@@ -42,7 +43,9 @@ const DAY: Duration = Duration::from_hours(24);
 
 /// Checks what was read.
 pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report: &mut Report) -> Config {
-    addresses(raw.listen, raw.admin, report);
+    if let Some(admin) = raw.admin {
+        addresses(raw.listen, admin, report);
+    }
     let tls = raw.tls.as_ref().and_then(|tls| tls::check(tls, report));
     let data = data(&raw.data, report);
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -56,9 +59,11 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report
     plugins(&raw.plugins, registry, &Path::parse("plugins"), report);
     let upstreams = upstreams::check(raw.upstreams.unwrap_or_else(raw::default_upstreams), report);
     let context = tenants::Context { data: &data, registry, key_files, loopback: raw.listen.ip().is_loopback() };
-    let tenants = tenants::check(&raw.tenants, &context, report);
+    let raw_routes = raw.routes.unwrap_or_else(raw::default_routes);
+    let needed = raw_routes.iter().flatten().any(|route| !route.public);
+    let tenants = tenants::check(&raw.tenants, needed, &context, report);
     let mut routes = routes::check(
-        raw.routes.unwrap_or_else(raw::default_routes),
+        raw_routes,
         &routes::Known { registry, upstreams: &upstreams, defaults: &raw.plugins, tenants: &tenants, raw_tenants: &raw.tenants },
         report,
     );

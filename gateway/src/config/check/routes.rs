@@ -6,14 +6,11 @@ use fengda_plugins::api::{Registry, TenantBuild};
 use http::uri::PathAndQuery;
 use serde_yaml::{Mapping, Value};
 
-use super::{alternatives, cors, mapping};
+use super::{alternatives, cors, forward, mapping};
 use crate::{
-    config::{ChainEntry, Route, Target, TenantConfig, Upstream, diagnostic::Report, path::Path, raw, types::TRY},
-    edge::path::RequestPath,
+    config::{CONTEXT, ChainEntry, Route, Target, TenantConfig, Upstream, diagnostic::Report, path::Path, raw, types::TRY},
+    edge::path::{RequestPath, unescaped_slashes},
 };
-
-/// The plugin that keeps conversations.
-const CONTEXT: &str = "context";
 
 /// What routes may name.
 pub(super) struct Known<'a> {
@@ -73,6 +70,11 @@ fn route_path(raw: &raw::Route, path: &Path, report: &mut Report) -> Option<Arc<
         return None;
     }
     match RequestPath::parse(text.as_bytes()) {
+        Ok(_) if unescaped_slashes(text).is_some() => {
+            let hint = "escaped slashes are for requests below a route; name the route up to the segment that has them".to_owned();
+            report.add(&path.at("path"), "a route's path has no escaped slash", hint);
+            None
+        }
         Ok(normal) if normal.as_str() == text => Some(text.as_str().into()),
         Ok(normal) => {
             let hint = format!("write {}", report.shown(&path.at("path"), normal.as_str()));
@@ -97,33 +99,55 @@ fn reachable(text: &str, earlier: &[Route], path: &Path, report: &mut Report) {
     }
 }
 
+const TARGETS: &str = "`flow: <upstream>`, `history: true` or `upstream: <upstream>`";
+
 fn target(raw: &raw::Route, path: &Path, known: &Known<'_>, report: &mut Report) -> Option<Target> {
-    if raw.upstream.is_some() {
-        let hint = "a route's target is `flow: <upstream>` or `history: true`";
-        report.add(&path.at("upstream"), "`upstream` as a route's target is not available yet", hint.to_owned());
-        return None;
-    }
-    match (&raw.flow, raw.history) {
-        (Some(_), true) => {
-            report.add(path, "a route has one target, this one has `flow` and `history`", "make two routes of it".to_owned());
-            None
-        }
-        (None, false) => {
-            report.add(path, "a route needs a target", "`flow: <upstream>` or `history: true`".to_owned());
-            None
-        }
-        (None, true) => Some(Target::History),
-        (Some(name), false) => match known.upstreams.get_key_value(name.as_str()) {
-            Some((upstream, _)) => Some(Target::Flow { upstream: Arc::clone(upstream) }),
-            None => {
-                // An upstream that is there but could not be read has been reported at its own place.
-                if !report.source.marks.has(&Path::parse("upstreams").at(name.as_str())) {
-                    report.unknown(&path.at("flow"), "upstream", name, &known.upstreams.keys().map(|k| &**k).collect::<Vec<_>>());
-                }
-                None
+    let given = [("flow", raw.flow.is_some()), ("history", raw.history), ("upstream", raw.upstream.is_some())];
+    let given: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(key, _)| *key).collect();
+    match given[..] {
+        ["flow"] => {
+            let (name, upstream) = upstream(raw.flow.as_deref(), &path.at("flow"), known, report)?;
+            if matches!(upstream, Upstream::Http(_)) {
+                report.add(&path.at("flow"), format!("`{name}` is no model"), "name a `demo` or `answer` upstream".to_owned());
             }
-        },
+            forward::not_here(raw, path, report);
+            Some(Target::Flow { upstream: name })
+        }
+        ["history"] => {
+            forward::not_here(raw, path, report);
+            Some(Target::History)
+        }
+        ["upstream"] => {
+            let (name, upstream) = upstream(raw.upstream.as_deref(), &path.at("upstream"), known, report)?;
+            if !matches!(upstream, Upstream::Http(_)) {
+                let hint = "name one with `protocol: http`, or let a `flow:` ask it".to_owned();
+                report.add(&path.at("upstream"), format!("requests cannot be passed on to `{name}`"), hint);
+            }
+            Some(Target::Forward(Box::new(forward::check(raw, name, path, report))))
+        }
+        [] => {
+            report.add(path, "a route needs a target", TARGETS.to_owned());
+            None
+        }
+        _ => {
+            let given: Vec<String> = given.iter().map(|key| format!("`{key}`")).collect();
+            report.add(path, format!("a route has one target, this one has {}", given.join(" and ")), "make two routes of it".to_owned());
+            None
+        }
     }
+}
+
+/// The upstream that a route names.
+fn upstream<'a>(name: Option<&str>, path: &Path, known: &Known<'a>, report: &mut Report) -> Option<(Arc<str>, &'a Upstream)> {
+    let name = name?;
+    if let Some((name, upstream)) = known.upstreams.get_key_value(name) {
+        return Some((Arc::clone(name), upstream));
+    }
+    // An upstream that is there but could not be read has been reported at its own place.
+    if !report.source.marks.has(&Path::parse("upstreams").at(name)) {
+        report.unknown(path, "upstream", name, &known.upstreams.keys().map(|k| &**k).collect::<Vec<_>>());
+    }
+    None
 }
 
 fn chain(raw: &raw::Route, path: &Path, registry: &Registry, report: &mut Report) {

@@ -25,9 +25,15 @@ pub(super) struct Context<'a> {
 /// What no two tenants may share: by what it is, whose it is.
 type Owners<T> = BTreeMap<T, Tenant>;
 
-pub(super) fn check(raw: &BTreeMap<String, Option<raw::Tenant>>, context: &Context<'_>, report: &mut Report) -> Vec<TenantConfig> {
+/// Tenants are `needed` unless all routes are public.
+pub(super) fn check(
+    raw: &BTreeMap<String, Option<raw::Tenant>>,
+    needed: bool,
+    context: &Context<'_>,
+    report: &mut Report,
+) -> Vec<TenantConfig> {
     let root = Path::parse("tenants");
-    if raw.is_empty() {
+    if raw.is_empty() && needed {
         let hint = "`acme-shop: { flow: tenant-flows/acme-shop/main.lua, keys: [{ alg: HS256, secret: \"${ACME_KEY}\" }] }`";
         report.add(&root, "at least one tenant is needed under `tenants`", hint.to_owned());
     }
