@@ -139,6 +139,7 @@ fn internal<C>(why: &str) -> ControlFlow<Step, C> {
 /// Runs the coroutine until it yields or ends, with the turn in place and its limits armed.
 fn poll(coroutine: &Coroutine, mut turn: Box<Turn>, with: Option<Resume>, only_load: bool) -> (Box<Turn>, Polled) {
     let (vm, lua) = (&coroutine.vm, coroutine.vm.lua());
+    let gave_way = with.is_none();
     let args = match arguments(vm, &mut turn, with, only_load) {
         Ok(args) => args,
         Err(e) => return (turn, Polled::Failed(ScriptError::from_lua(&e))),
@@ -153,7 +154,6 @@ fn poll(coroutine: &Coroutine, mut turn: Box<Turn>, with: Option<Resume>, only_l
     let mut turn = occupied.leave();
     drop(running);
     turn.spent += vm.seat.charge();
-    vm.turnstile.charge(turn.spent - spent, turn.input.limits.share);
     turn.grown += lua.used_memory().saturating_sub(before);
 
     let polled = match (result, turn.stop) {
@@ -163,6 +163,7 @@ fn poll(coroutine: &Coroutine, mut turn: Box<Turn>, with: Option<Resume>, only_l
         (Ok((Some(DONE), value, _)), None) => Polled::Returned(value),
         (Ok((Some(code), a, b)), None) => effect(code, &a, &b).map_or_else(Polled::Failed, Polled::Effect),
     };
+    vm.turnstile.charge(turn.spent - spent, turn.input.limits.share, gave_way || matches!(polled, Polled::Long));
     (turn, polled)
 }
 
