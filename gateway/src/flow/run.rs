@@ -115,7 +115,7 @@ impl Run {
         } else {
             self.logs = std::mem::take(&mut turn.logs);
             drop(turn); // and with it maybe the last hold on a replaced script
-            vm::local(|local| local.end(coroutine));
+            vm::local(|local| local.end(coroutine, self.grown));
         }
         step
     }
@@ -125,7 +125,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         self.turn = None;
         let Some(place) = self.place else { return };
-        let ended = vm::local(|local| local.take(place).map(|coroutine| local.end(coroutine)));
+        let ended = vm::local(|local| local.take(place).map(|coroutine| local.end(coroutine, self.grown)));
         if ended.is_some_and(|ended| ended.is_none()) {
             log::error!("a flow's run was dropped on another thread than its own; its coroutine stays until that thread ends");
         }

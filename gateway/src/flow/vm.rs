@@ -28,7 +28,8 @@ const MAX_VMS: usize = 128;
 /// Coroutines a VM keeps for later turns.
 const MAX_POOLED: usize = 64;
 
-/// Memory of a VM, in bytes, from which on its garbage is collected at the end of a turn.
+/// Memory of a VM, in bytes, from which on its garbage is collected at the end of a turn, if it may be half of it: a collection takes as
+/// long as there is memory in use, other turns' as well, and nobody is charged for it.
 const COLLECT_ABOVE: usize = 8 << 20;
 
 /// VMs of all threads.
@@ -50,6 +51,8 @@ pub(super) struct Vm {
     chunk: Function,
     pool: RefCell<Vec<Thread>>,
     script: RefCell<Weak<Script>>,
+    /// By how many bytes turns grew it that have ended since the last collection: no more is garbage.
+    garbage: Cell<usize>,
     /// When it was last given a turn, counted in turns of this thread.
     used: Cell<u64>,
 }
@@ -63,7 +66,7 @@ impl Vm {
         let chunk = chunk.into_function()?;
         let script = RefCell::new(Arc::downgrade(script));
         ALIVE.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { sandbox, gate, seat, turnstile, chunk, pool: RefCell::default(), script, used: Cell::new(0) })
+        Ok(Self { sandbox, gate, seat, turnstile, chunk, pool: RefCell::default(), script, garbage: Cell::new(0), used: Cell::new(0) })
     }
 
     pub(super) fn lua(&self) -> &Lua {
@@ -82,14 +85,17 @@ impl Vm {
         self.sandbox.instance(&self.chunk)
     }
 
-    /// Takes a coroutine back, in whatever state it is.
-    fn recycle(&self, thread: Thread) {
+    /// Takes a coroutine back, in whatever state it is, whose turn grew the VM by so many bytes.
+    fn recycle(&self, thread: Thread, grown: usize) {
         let mut pool = self.pool.borrow_mut();
         if pool.len() < MAX_POOLED && thread.reset(self.sandbox.drive.clone()).is_ok() {
             pool.push(thread);
         }
         // Luau collects in step with what is allocated, so the garbage of one large turn would stay for thousands of small ones.
-        if self.lua().used_memory() > COLLECT_ABOVE && self.lua().gc_collect().is_err() {
+        let (used, garbage) = (self.lua().used_memory(), self.garbage.get().saturating_add(grown));
+        let collect = used > COLLECT_ABOVE && garbage > used / 2;
+        self.garbage.set(if collect { 0 } else { garbage });
+        if collect && self.lua().gc_collect().is_err() {
             log::error!("a flow's garbage could not be collected");
         }
     }
@@ -199,10 +205,10 @@ impl Local {
         slot.coroutine.take()
     }
 
-    /// Ends a coroutine. Its VM is dropped with it if it is no longer kept.
-    pub(super) fn end(&self, coroutine: Coroutine) {
+    /// Ends a coroutine whose turn grew its VM by so many bytes. The VM is dropped with it if it is no longer kept.
+    pub(super) fn end(&self, coroutine: Coroutine, grown: usize) {
         let Coroutine { vm, thread } = coroutine;
-        vm.recycle(thread);
+        vm.recycle(thread, grown);
         let replaced = vm.script.borrow().strong_count() == 0;
         if replaced {
             self.vms.borrow_mut().retain(|_, kept| !Rc::ptr_eq(kept, &vm));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::*;
+use crate::flow::vm;
 
 /// Runs bodies that would go on for seconds; each must be stopped for its CPU time, soon.
 fn stopped(bodies: &[&str]) {
@@ -219,4 +220,31 @@ fn a_looping_turn_lets_others_on_its_thread_run() {
         }
     };
     runtime().block_on(async { tokio::join!(looping, serving) });
+}
+
+#[test]
+fn the_end_of_a_turn_does_not_pay_for_what_others_hold() {
+    let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let mut flow = Flow::body(
+        "if turn.text == 'small' then return 'ok' end local t = {} for i = 1, 150000 do t[i] = {} end nlp.answer(turn) return 'ok'",
+    );
+    let fifty = |flow: &Flow| {
+        let before = now();
+        (0..50).for_each(|_| assert_eq!(flow.text(), "ok"));
+        now() - before
+    };
+    flow.query = "small";
+    let alone = fifty(&flow);
+    flow.query = "large";
+    let mut held: Vec<_> = (0..4).map(|_| Run::start(flow.input())).collect();
+    for run in &mut held {
+        assert!(matches!(runtime().block_on(run.resume(Resume::Start)), Step::Effect(_)));
+    }
+    flow.query = "small";
+    let beside = fifty(&flow);
+    assert!(beside < alone * 50, "{beside:?} beside large ones, {alone:?} alone");
+    drop(held);
+    // What they held is not kept.
+    flow.text();
+    assert!(vm::local(|local| local.vm(&flow.script).unwrap().lua().used_memory()).unwrap() < 16 << 20);
 }
