@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use fengda_plugins::{api::TurnError, context::Context};
-use http::{Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri, header};
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
     protocols::http::ServerSession,
@@ -76,13 +76,14 @@ impl Admin {
         Self { gateway, context, draining, connections: AtomicUsize::new(0), crowded: Notify::new() }
     }
 
-    async fn answer(&self, method: &Method, uri: &Uri) -> Answer {
+    async fn answer(&self, method: &Method, uri: &Uri, from_page: bool) -> Answer {
         let draining = *self.draining.borrow();
         match (uri.path(), method) {
             ("/livez", &Method::GET) => Answer::text(StatusCode::OK, "ok\n"),
             ("/readyz", &Method::GET) => self.ready(draining).await,
             ("/metrics", &Method::GET) => self.metrics(),
             ("/status", &Method::GET) => self.status(draining),
+            (_, &Method::POST) if from_page => Answer::text(StatusCode::FORBIDDEN, "orders are not taken from web pages\n"),
             ("/reload", &Method::POST) => self.reload().await,
             ("/circuits", &Method::POST) => self.switch_circuit(uri.query().unwrap_or_default()),
             ("/livez" | "/readyz" | "/metrics" | "/status", _) => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "send a GET\n"),
@@ -186,8 +187,9 @@ impl HttpServerApp for Admin {
             _ = shutdown.wait_for(|s| *s) => return None,
         }
         let head = session.req_header();
-        let (method, uri) = (head.method.clone(), head.uri.clone());
-        let Answer { status, content_type, body } = self.answer(&method, &uri).await;
+        // Any page that an operator's browser shows can send a POST here, but not without its origin.
+        let (method, uri, from_page) = (head.method.clone(), head.uri.clone(), head.headers.contains_key(header::ORIGIN));
+        let Answer { status, content_type, body } = self.answer(&method, &uri, from_page).await;
         timeout(PATIENCE, respond::plain(&mut session, status, content_type, body)).await.ok()?.ok()?;
         let settings = HttpPersistentSettings::for_session(&session);
         let reusable = timeout(PATIENCE, session.finish()).await.ok()?.ok()??;

@@ -79,6 +79,18 @@ async fn a_reload_puts_all_of_a_file_in_force_or_nothing() {
 }
 
 #[tokio::test]
+async fn a_page_in_an_operator_s_browser_gives_no_orders() {
+    let gateway = Site::new().start();
+    for path in ["/reload", "/circuits?tenant=alpha&upstream=model&state=open"] {
+        let order = http::Request::post(path).header("host", "test").header("origin", "http://evil.example");
+        let refused = client::http1(gateway.running().admin.unwrap(), order.body(http_body_util::Full::default()).unwrap()).await;
+        assert_eq!((refused.status.as_u16(), refused.text()), (403, "orders are not taken from web pages\n"), "{path}");
+    }
+    assert_eq!(gateway.admin("GET", "/status").await.json()["generation"], 1);
+    assert_eq!(gateway.ask("alpha", "u", "q").await["fallback"], false);
+}
+
+#[tokio::test]
 async fn a_reload_keeps_limits_circuits_and_turns_in_flight() {
     let model = Model::start().await;
     let gateway = Arc::new(Site::new().model(&model).limits("[{ name: user, by: user, rate: 1/h, burst: 3 }]").start());
