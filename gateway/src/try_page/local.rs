@@ -9,6 +9,9 @@ use http::{HeaderMap, header, request::Parts, uri::Authority};
 /// (DNS rebinding) comes with that name.
 const NAMES: &[&str] = &["localhost", "127.0.0.1", "[::1]"];
 
+/// What proxies add: one on this machine speaks for somebody who may be anywhere.
+const FORWARDED: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+
 /// Refuses everybody else.
 ///
 /// # Errors
@@ -18,7 +21,7 @@ pub(super) fn check(listen: SocketAddr, peer: IpAddr, head: &Parts) -> Result<()
     if !listen.ip().is_loopback() {
         return refused("demo tokens are made only while `listen` is a loopback address such as 127.0.0.1; use a token of your own");
     }
-    if !peer.to_canonical().is_loopback() {
+    if !peer.to_canonical().is_loopback() || FORWARDED.iter().any(|field| head.headers.contains_key(*field)) {
         return refused("demo tokens are made only for clients on the gateway's own machine");
     }
     let Some(host) = host(head).filter(|host| NAMES.iter().any(|name| host.host().eq_ignore_ascii_case(name))) else {

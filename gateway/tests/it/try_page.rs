@@ -123,7 +123,14 @@ async fn tenants_with_keys_of_their_own_get_no_token_from_the_page() {
 async fn tokens_are_not_for_other_names_pages_and_forms() {
     let gateway = site().start();
     let body = json!({ "tenant": "demo", "user": "u" }).to_string();
-    for headers in [("host", "rebound.example"), ("origin", "http://evil.example"), ("origin", "null")] {
+    for headers in [
+        ("host", "rebound.example"),
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        // A proxy on this machine speaks for somebody who may be anywhere.
+        ("x-forwarded-for", "203.0.113.7"),
+        ("forwarded", "for=203.0.113.7"),
+    ] {
         wish(&gateway, body.clone(), &[headers]).await.error(403, "forbidden");
     }
     wish(&gateway, body, &[("content-type", "text/plain")]).await.error(415, "unsupported_media_type");
