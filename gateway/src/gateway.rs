@@ -146,7 +146,11 @@ impl Gateway {
         for (tenant, problem) in &snapshot.flows {
             flow_refused.with_label_values(&[tenant]).set(i64::from(problem.is_some()));
         }
-        let meters = self.metrics.meters();
+        self.drop_other_series(snapshot);
+    }
+
+    fn drop_other_series(&self, snapshot: &Snapshot) {
+        let (meters, config) = (self.metrics.meters(), &snapshot.config);
         meters.retain("tenant", |name| name == "-" || snapshot.flows.contains_key(name));
         meters.retain("route", |path| path == "-" || config.routes.iter().any(|route| *route.path == *path));
         meters.retain("upstream", |name| config.upstreams.contains_key(name));
@@ -214,6 +218,8 @@ impl Gateway {
     fn refuse(&self, problems: &Diagnostics) {
         self.metrics.reloads.results.with_label_values(&["refused"]).inc();
         self.metrics.reloads.last_successful.set(0);
+        // Of what was built before a problem was found.
+        self.drop_other_series(&self.snapshot.load());
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         logger::emit(&Event::ReloadRefused { problems: &lines });
     }

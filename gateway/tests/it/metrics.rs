@@ -272,6 +272,21 @@ async fn a_tenant_that_a_reload_removes_takes_its_series_along_and_one_that_stay
 }
 
 #[tokio::test]
+async fn a_refused_reload_leaves_no_series_of_what_it_would_have_brought() {
+    let gateway = Site::new().start();
+    let config = gateway.site.config();
+    let gamma = "  gamma: { flow: flows/beta/main.lua, keys: [{ alg: HS256, secret: a-key-for-tests-only-of-the-tenant-gamma }] }\nlog:";
+    let limits = "limits: [{ name: tenant, by: nobody, rate: 1/s, burst: 1 }]";
+    let known = "limits: [{ name: tenant, by: tenant, rate: 100000/s, burst: 100000 }]";
+    gateway.site.write(&config.replace("log:", gamma).replace(known, limits));
+    let refused = gateway.admin("POST", "/reload").await;
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    let metrics = gateway.admin("GET", "/metrics").await;
+    let of_gamma: Vec<_> = metrics.text().lines().filter(|line| line.contains("gamma")).collect();
+    assert!(of_gamma.is_empty(), "{of_gamma:#?}");
+}
+
+#[tokio::test]
 async fn a_refused_reload_and_a_refused_script_show_until_they_are_mended() {
     let gateway = Site::new().start();
     let config = gateway.site.config();
