@@ -142,13 +142,25 @@ impl Downstream {
             }
         }
         change(&mut headers);
-        let request = self.session.req_header();
-        let bodyless = request.method == Method::HEAD
+        let bodyless = self.head().method == Method::HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
-        if request.version == Version::HTTP_11 && !bodyless && !headers.contains_key(header::CONTENT_LENGTH) {
-            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        if !bodyless
+            && !headers.contains_key(header::CONTENT_LENGTH)
+            && let Some(coding) = self.open_end()
+        {
+            headers.insert(header::TRANSFER_ENCODING, coding);
         }
         Box::new(head_with(status, &headers))
+    }
+
+    /// How a body ends whose length is not known: in chunks, or for an HTTP/1.0 client, which knows none, with its connection.
+    fn open_end(&mut self) -> Option<HeaderValue> {
+        match self.head().version {
+            Version::HTTP_11 => return Some(HeaderValue::from_static("chunked")),
+            Version::HTTP_10 => self.close_after(),
+            _ => {}
+        }
+        None
     }
 
     /// Begins a stream of server-sent events.
@@ -162,9 +174,8 @@ impl Downstream {
                 (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
             ],
         );
-        if self.session.req_header().version == Version::HTTP_11 {
-            let chunked = HeaderValue::from_static("chunked");
-            head.insert_header(header::TRANSFER_ENCODING, chunked).expect("a constant is a valid value");
+        if let Some(coding) = self.open_end() {
+            head.insert_header(header::TRANSFER_ENCODING, coding).expect("a constant is a valid value");
         }
         self.write_head(head).await
     }

@@ -76,10 +76,15 @@ impl<'a> RequestPath<'a> {
     }
 }
 
-/// A plain path as a server reads it that takes `%2F` and `%5C` for `/`; `None` if that changes nothing.
+/// A plain path as a server reads it that takes `%2F` and `%5C` for `/`, and merges them; `None` if that changes nothing.
 pub fn unescaped_slashes(plain: &str) -> Option<String> {
     let escaped = plain.contains("%2F") || plain.contains("%5C");
-    escaped.then(|| plain.replace("%2F", "/").replace("%5C", "/"))
+    escaped.then(|| {
+        let mut path = plain.replace("%2F", "/").replace("%5C", "/");
+        let mut before = false;
+        path.retain(|c| !(std::mem::replace(&mut before, c == '/') && c == '/'));
+        path
+    })
 }
 
 /// A path on its way to its plain form. Always begins with `/`, and everything up to the last `/` is done.
@@ -143,8 +148,10 @@ impl Plain {
                 let parent = self.text[..self.segment - 1].rfind('/').ok_or(BadPath::AboveRoot)?;
                 self.text.truncate(parent + 1);
             }
-            dots if dots.starts_with(".;") || dots.starts_with("..;") => return Err(BadPath::DotParameter),
-            hidden if hidden.split("%2F").flat_map(|part| part.split("%5C")).any(|part| matches!(part, "." | "..")) => {
+            dots if has_parameter(dots) => return Err(BadPath::DotParameter),
+            hidden
+                if hidden.split("%2F").flat_map(|part| part.split("%5C")).any(|part| matches!(part, "." | "..") || has_parameter(part)) =>
+            {
                 return Err(BadPath::Slash);
             }
             _ if slash => self.text.push('/'),
@@ -153,6 +160,11 @@ impl Plain {
         self.segment = self.text.len();
         Ok(())
     }
+}
+
+/// Whether it is dots with a parameter.
+fn has_parameter(part: &str) -> bool {
+    part.starts_with(".;") || part.starts_with("..;")
 }
 
 /// Whether there is nothing to do: the common case, in one pass.

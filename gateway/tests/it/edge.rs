@@ -128,6 +128,21 @@ async fn an_older_client_is_not_asked_to_continue() {
 }
 
 #[tokio::test]
+async fn an_older_client_finds_the_end_of_a_stream_in_that_of_its_connection() {
+    let gateway = Site::new().start();
+    let (token, body) = (gateway.token("alpha", "u"), "{\"query\":\"q\",\"stream\":true}");
+    let head = format!(
+        "POST /v1/chat HTTP/1.0\r\nconnection: keep-alive\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    let answer = client::raw(gateway.public(), (head + body).as_bytes()).await;
+    let (head, events) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.to_ascii_lowercase().contains("\r\nconnection: close"), "{head}");
+    assert!(events.contains("event: done\n"), "{events}");
+}
+
+#[tokio::test]
 async fn a_whole_uri_is_taken_for_its_path() {
     let gateway = Site::new().start();
     let token = gateway.token("alpha", "u");
@@ -188,6 +203,9 @@ async fn no_spelling_of_a_path_gets_past_its_route() {
         ("/a/../x", Some("/ /x")),
         ("/admin%2fx", None),
         ("/admin%5Cx", None),
+        ("/%2fadmin", None),
+        ("/x%2f..;%2fadmin", None),
+        ("/app/%5c..;x", None),
         ("/app/..%2fadmin", None),
         ("/app%2f..%2fadmin", None),
         ("/app/..%5cadmin", None),
