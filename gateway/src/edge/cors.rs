@@ -46,15 +46,17 @@ impl Cors {
         if self.allowed(head).is_some() { &self.preflight } else { &[] }
     }
 
-    /// Marks an answer as readable for the page that asked, if it is.
+    /// Marks an answer as readable for the page that asked, if it is. What an application says of that itself does not count.
     pub fn mark(&self, head: &Parts, answer: &mut HeaderMap) {
+        answer.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        answer.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
         // Another origin would get another answer.
         if matches!(self.origins, Origins::These(_)) {
             answer.append(header::VARY, ORIGIN);
         }
         let Some(origin) = self.allowed(head) else { return };
         answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        answer.append(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
         if self.credentials {
             answer.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
         }

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     client::{self, Reply},
     harness::{Gateway, Site},
+    origin::Origin,
 };
 
 const ROUTES: &str = "routes:
@@ -100,4 +101,19 @@ async fn a_route_without_cors_treats_a_preflight_as_any_request() {
     // Without the fields that make it one, it is no preflight.
     let plain = Request::options("/v1/chat").header("host", "t").header("origin", "https://shop.example");
     client::http1(gateway.public(), plain.body(Full::default()).unwrap()).await.error(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn who_may_read_an_application_s_answer_is_said_by_its_route_alone() {
+    let origin = Origin::start().await;
+    let route = "{ path: /open-to-all, public: true, upstream: app, cors: { origins: [\"https://shop.example\"] } }";
+    let gateway = Site::new().also("app", &origin.upstream()).route(route).start();
+    for (page, allowed) in [("https://shop.example", Some("https://shop.example")), ("https://evil.example", None)] {
+        let request = Request::get("/open-to-all").header("host", "t").header("origin", page).body(Full::default()).unwrap();
+        let reply = client::http1(gateway.public(), request).await;
+        assert_eq!((reply.status.as_u16(), field(&reply.headers, "access-control-allow-origin")), (200, allowed));
+        assert_eq!(field(&reply.headers, "access-control-allow-credentials"), None);
+        let exposed = reply.headers.get_all("access-control-expose-headers").iter();
+        assert!(exposed.into_iter().any(|fields| fields == "x-app"), "what it has to show is its own affair");
+    }
 }
