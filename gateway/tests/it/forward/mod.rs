@@ -193,3 +193,13 @@ async fn what_cannot_be_passed_on_as_it_is_is_refused() {
     }
     assert_eq!(origin.shared.requests.load(Ordering::SeqCst), 0);
 }
+
+#[tokio::test]
+async fn an_older_client_finds_the_end_of_a_body_without_a_length_in_that_of_its_connection() {
+    let (_origin, gateway) = open().await;
+    let request = "POST /mirror HTTP/1.0\r\nhost: t\r\nconnection: keep-alive\r\ncontent-length: 5\r\n\r\nhello";
+    let answer = client::raw(gateway.public(), request.as_bytes()).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.to_ascii_lowercase().contains("\r\nconnection: close"), "{head}");
+    assert_eq!(body, "hello");
+}
