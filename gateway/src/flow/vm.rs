@@ -51,8 +51,10 @@ pub(super) struct Vm {
     chunk: Function,
     pool: RefCell<Vec<Thread>>,
     script: RefCell<Weak<Script>>,
-    /// By how many bytes turns grew it that have ended since the last collection: no more is garbage.
+    /// By how many bytes turns grew it that have ended since the last collection.
     garbage: Cell<usize>,
+    /// Memory in use after the last collection.
+    kept: Cell<usize>,
     /// When it was last given a turn, counted in turns of this thread.
     used: Cell<u64>,
 }
@@ -66,7 +68,18 @@ impl Vm {
         let chunk = chunk.into_function()?;
         let script = RefCell::new(Arc::downgrade(script));
         ALIVE.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { sandbox, gate, seat, turnstile, chunk, pool: RefCell::default(), script, garbage: Cell::new(0), used: Cell::new(0) })
+        Ok(Self {
+            sandbox,
+            gate,
+            seat,
+            turnstile,
+            chunk,
+            pool: RefCell::default(),
+            script,
+            garbage: Cell::new(0),
+            kept: Cell::new(0),
+            used: Cell::new(0),
+        })
     }
 
     pub(super) fn lua(&self) -> &Lua {
@@ -93,10 +106,13 @@ impl Vm {
         }
         // Luau collects in step with what is allocated, so the garbage of one large turn would stay for thousands of small ones.
         let (used, garbage) = (self.lua().used_memory(), self.garbage.get().saturating_add(grown));
-        let collect = used > COLLECT_ABOVE && garbage > used / 2;
-        self.garbage.set(if collect { 0 } else { garbage });
-        if collect && self.lua().gc_collect().is_err() {
-            log::error!("a flow's garbage could not be collected");
+        self.garbage.set(garbage);
+        if used > COLLECT_ABOVE && garbage.max(used.saturating_sub(self.kept.get())) > used / 2 {
+            if self.lua().gc_collect().is_err() {
+                log::error!("a flow's garbage could not be collected");
+            }
+            self.garbage.set(0);
+            self.kept.set(self.lua().used_memory());
         }
     }
 }

@@ -248,3 +248,11 @@ fn the_end_of_a_turn_does_not_pay_for_what_others_hold() {
     flow.text();
     assert!(vm::local(|local| local.vm(&flow.script).unwrap().lua().used_memory()).unwrap() < 16 << 20);
 }
+
+#[test]
+fn what_a_model_said_is_garbage_too() {
+    let mut flow = Flow::body("return #nlp.answer(turn):text()");
+    flow.model = Ok("x".repeat(20 << 20).leak());
+    assert_eq!(flow.text(), "20971520");
+    assert!(vm::local(|local| local.vm(&flow.script).unwrap().lua().used_memory()).unwrap() < 16 << 20);
+}
