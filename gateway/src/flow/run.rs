@@ -1,6 +1,13 @@
 //! One turn of a script, from start to end: the loop that resumes its coroutine under its limits.
 
-use std::{collections::BTreeMap, fmt, ops::ControlFlow, rc::Rc, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::ControlFlow,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fengda_plugins::api::{SessionState, Text, Timestamp};
 use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
@@ -30,6 +37,7 @@ pub struct Run {
     place: Option<Place>,
     logs: Vec<LogLine>,
     grown: usize,
+    paused: Duration,
 }
 
 impl fmt::Debug for Run {
@@ -51,7 +59,7 @@ enum Polled {
 impl Run {
     /// Prepares a turn. Nothing runs before [`Run::resume`] with [`Resume::Start`].
     pub fn start(input: Input) -> Self {
-        Self { turn: Some(Box::new(Turn::new(input))), place: None, logs: Vec::new(), grown: 0 }
+        Self { turn: Some(Box::new(Turn::new(input))), place: None, logs: Vec::new(), grown: 0, paused: Duration::ZERO }
     }
 
     /// Runs the script until its next effect or its end.
@@ -66,7 +74,9 @@ impl Run {
             match polled {
                 ControlFlow::Break(step) => return step,
                 ControlFlow::Continue(turnstile) => {
+                    let since = Instant::now();
                     let _slice = turnstile.pass().await;
+                    self.paused += since.elapsed();
                     polled = self.poll(None);
                 }
             }
@@ -84,6 +94,11 @@ impl Run {
     /// By how many bytes the turn made its VM grow so far, garbage included.
     pub fn grown(&self) -> usize {
         self.grown
+    }
+
+    /// How long it had given way so far.
+    pub fn paused(&self) -> Duration {
+        self.paused
     }
 
     /// Runs the coroutine once; says where to queue if it is to be run again.

@@ -199,7 +199,7 @@ impl Task {
             }
         });
         let ended = ended.await;
-        self.tenant.metrics.flow_seconds.observe(in_script.as_secs_f64());
+        self.tenant.metrics.flow_seconds.observe(in_script.saturating_sub(run.paused()).as_secs_f64());
         self.tenant.metrics.flow_memory.observe(run.grown() as f64);
         self.tenant.log_lines(&self.message.request_id, self.gateway.clock.now(), &run.take_logs());
         match ended {

@@ -170,6 +170,18 @@ async fn waiting_for_an_earlier_message_is_not_the_gateway_s_own_time() {
 }
 
 #[tokio::test]
+async fn the_pauses_of_a_script_that_computes_for_long_are_not_its_own_time() {
+    let site = Site::new().tenant_beta("flow_limits: { cpu: 60ms, share: 10% }").extra("turn: { deadline: 60s }");
+    site.script("beta", "return function() while true do end end");
+    let gateway = site.start();
+    // A tenth of the time, once the credit of 20 ms on the CPU is used up.
+    let begun = std::time::Instant::now();
+    gateway.say("beta", "u", json!({ "query": "q" })).await;
+    let (took, ran) = (begun.elapsed().as_secs_f64(), gateway.metric("fengda_flow_duration_seconds_sum{tenant=\"beta\"}").await);
+    assert!(ran < took / 2.0 && ran > 0.03, "{ran} s of {took} s");
+}
+
+#[tokio::test]
 async fn a_turn_leaves_its_mark_everywhere_it_passes() {
     let gateway = Site::new().start();
     for _ in 0..34 {
