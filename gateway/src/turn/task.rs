@@ -346,7 +346,7 @@ fn refuse(refused: Refused) -> (Outcome, Ended) {
     (Outcome::Refused(refused), Ended::Refused)
 }
 
-/// Counts the turn by its end; one that is dropped before it has any was cancelled.
+/// Counts the turn by its end; one that is dropped before it has any was cancelled, or lost by a fault of ours.
 struct Counted(Option<Arc<TenantRuntime>>);
 
 impl Counted {
@@ -366,7 +366,8 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some(tenant) = &self.0 {
-            tenant.metrics.cancelled.inc();
+            let lost = std::thread::panicking();
+            if lost { tenant.metrics.refused.inc() } else { tenant.metrics.cancelled.inc() }
         }
     }
 }

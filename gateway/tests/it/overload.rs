@@ -1,10 +1,14 @@
 //! More requests than may be in flight, scripts that never end, and operators who want to know about it meanwhile.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use fengda_plugins::api::{BuildCtx, Call, CallOutcome, CallPhase, Permit, Plugin, PluginSpec, Refusal, Registry, Verdict};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::TcpStream, sync::Notify, task::JoinHandle};
 
@@ -213,4 +217,50 @@ async fn a_data_directory_that_takes_no_files_is_a_reason_not_to_be_ready() {
     assert_eq!(gateway.admin("GET", "/readyz").await.text(), "ok\n");
     assert!(!probe.exists());
     client::http1(gateway.public(), gateway.chat("alpha", "u", &json!({ "query": "q" }))).await;
+}
+
+/// A guard with a fault, which shows once.
+struct Faulty(AtomicBool);
+
+impl Plugin for Faulty {
+    fn name(&self) -> &'static str {
+        "faulty"
+    }
+
+    fn call_phase(&self) -> Option<&dyn CallPhase> {
+        Some(self)
+    }
+}
+
+impl CallPhase for Faulty {
+    fn permit(&self, _: &Call<'_>) -> Result<Permit, Refusal> {
+        assert!(self.0.swap(true, Ordering::Relaxed), "a fault");
+        Ok(Permit { token: 0, timeout: None })
+    }
+
+    fn outcome(&self, _: &Call<'_>, _: Permit, _: CallOutcome) -> Verdict {
+        Verdict::Accept
+    }
+}
+
+fn with_faulty(registry: &mut Registry) {
+    let build = |_: &BuildCtx<'_>| Ok(Arc::new(Faulty(AtomicBool::new(false))) as Arc<dyn Plugin>);
+    let spec = PluginSpec { name: "faulty", after: &["auth"], authenticates: false, schema: |_| true.into(), build: Box::new(build) };
+    registry.register(spec).unwrap();
+}
+
+#[tokio::test]
+async fn a_turn_that_a_fault_of_ours_ends_gives_everything_back_and_is_counted_as_refused() {
+    let routes = "routes: [{ path: /v1/chat, chain: [auth, context, circuit_breaker, faulty], flow: model }]";
+    let gateway = Site::new().plugins(with_faulty).extra(routes).start();
+    gateway.say("alpha", "u", json!({ "query": "q", "message_id": "m" })).await.error(500, "internal");
+    for (line, value) in [("fengda_in_flight", 0.0), ("fengda_session_messages", 0.0)] {
+        becomes(&gateway, line, value).await;
+    }
+    for (outcome, turns) in [("refused", 1.0), ("cancelled", 0.0)] {
+        assert_eq!(gateway.metric(&format!("fengda_turns_total{{outcome=\"{outcome}\",tenant=\"alpha\"}}")).await, turns, "{outcome}");
+    }
+    // The same message, of the same session, at once.
+    let again = gateway.say("alpha", "u", json!({ "query": "q", "message_id": "m" })).await;
+    assert_eq!((again.status.as_u16(), &again.json()["seq"]), (200, &json!(1)));
 }
