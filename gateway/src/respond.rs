@@ -16,6 +16,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// What customers say is not for anybody's cache.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
+/// How much of a body is written at a time, in bytes: a slow client has its time for each piece, not for the whole.
+const PIECE: usize = 64 << 10;
+
 /// The client cannot be written to any more. There is nobody to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unwritable;
@@ -98,7 +101,14 @@ impl Downstream {
         self.note(&written)
     }
 
-    async fn write(&mut self, body: Bytes, end: bool) -> Result<(), Unwritable> {
+    async fn write(&mut self, mut body: Bytes, end: bool) -> Result<(), Unwritable> {
+        while body.len() > PIECE {
+            self.write_piece(body.split_to(PIECE), false).await?;
+        }
+        self.write_piece(body, end).await
+    }
+
+    async fn write_piece(&mut self, body: Bytes, end: bool) -> Result<(), Unwritable> {
         let written = tokio::time::timeout(self.io_timeout, self.session.write_response_body(body, end)).await;
         self.note(&written)
     }

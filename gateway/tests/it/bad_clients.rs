@@ -133,6 +133,22 @@ async fn an_http2_client_that_takes_no_more_of_a_stream_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_slow_client_that_goes_on_reading_gets_all_of_a_long_answer() {
+    let model = Model::start().await;
+    let upstream = format!("{{ protocol: answer, endpoints: [\"http://{}\"], max_answer: 64MiB }}", model.addr);
+    let gateway = Site::new().upstream(&upstream).extra("limits: { read_timeout: 300ms }").start();
+    model.plan([Behaviour::Raw(json!({ "text": "x".repeat(20 << 20) }).to_string().leak())]);
+    let mut client = send_raw(&gateway, "u", &json!({ "query": "q" })).await;
+    let (mut got, mut buffer) = (0, vec![0; 256 << 10]);
+    while got < 20 << 20 {
+        let read = client.read(&mut buffer).await.unwrap();
+        assert!(read > 0, "cut off after {got} bytes");
+        got += read;
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_closes_its_sending_side_after_its_request_gets_its_answer() {
     let model = Model::start().await;
     let gateway = Site::new().model(&model).start();
