@@ -24,7 +24,7 @@ use crate::{
     chat,
     config::Limits,
     downstream::Downstream,
-    edge::{cors::Cors, last_call, path::unescaped_slashes},
+    edge::{cors::Cors, last_call, path::other_readings},
     forward,
     gateway::Gateway,
     history, respond,
@@ -62,10 +62,10 @@ impl Proxy {
         let route = snapshot.route(down.head().uri.path()).ok_or_else(|| {
             Reject::new(Code::NotFound, "no route has this path; the gateway's routes are in its configuration under `routes`")
         })?;
-        if let Some(other) = unescaped_slashes(down.head().uri.path())
-            && !snapshot.route(&other).is_some_and(|same| Arc::ptr_eq(same, route))
-        {
-            return Err(Reject::new(Code::BadRequest, "the path leads to one route with its escaped slashes and to another without them"));
+        let leads_here = |path: &String| snapshot.route(path).is_some_and(|same| Arc::ptr_eq(same, route));
+        if !other_readings(down.head().uri.path()).iter().all(leads_here) {
+            let message = "the path leads to another route for a server that unescapes its slashes or leaves out what follows a `;`";
+            return Err(Reject::new(Code::BadRequest, message));
         }
         down.route = Some(route.clone());
         down.ctx.route = route.path.clone();

@@ -76,15 +76,29 @@ impl<'a> RequestPath<'a> {
     }
 }
 
-/// A plain path as a server reads it that takes `%2F` and `%5C` for `/`, and merges them; `None` if that changes nothing.
-pub fn unescaped_slashes(plain: &str) -> Option<String> {
-    let escaped = plain.contains("%2F") || plain.contains("%5C");
-    escaped.then(|| {
-        let mut path = plain.replace("%2F", "/").replace("%5C", "/");
-        let mut before = false;
-        path.retain(|c| !(std::mem::replace(&mut before, c == '/') && c == '/'));
-        path
-    })
+/// A plain path in the other ways that servers are known to read it: with `%2F` and `%5C` for `/`, without the parameters of its segments
+/// (`;x`), and both. Slashes that come to meet are merged. None for most paths.
+pub fn other_readings(plain: &str) -> Vec<String> {
+    let mut others = Vec::new();
+    if plain.contains("%2F") || plain.contains("%5C") {
+        others.push(merged(plain.replace("%2F", "/").replace("%5C", "/")));
+    }
+    if plain.contains(';') {
+        let bare: Vec<_> = others.iter().map(String::as_str).chain([plain]).map(without_parameters).collect();
+        others.extend(bare);
+    }
+    others
+}
+
+fn without_parameters(path: &str) -> String {
+    let segments = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    merged(segments.collect::<Vec<_>>().join("/"))
+}
+
+fn merged(mut path: String) -> String {
+    let mut before = false;
+    path.retain(|c| !(std::mem::replace(&mut before, c == '/') && c == '/'));
+    path
 }
 
 /// A path on its way to its plain form. Always begins with `/`, and everything up to the last `/` is done.

@@ -9,7 +9,7 @@ use serde_yaml::{Mapping, Value};
 use super::{alternatives, cors, forward, mapping};
 use crate::{
     config::{CONTEXT, ChainEntry, Route, Target, TenantConfig, Upstream, diagnostic::Report, path::Path, raw, types::TRY},
-    edge::path::{RequestPath, unescaped_slashes},
+    edge::path::{RequestPath, other_readings},
 };
 
 /// What routes may name.
@@ -70,9 +70,9 @@ fn route_path(raw: &raw::Route, path: &Path, report: &mut Report) -> Option<Arc<
         return None;
     }
     match RequestPath::parse(text.as_bytes()) {
-        Ok(_) if unescaped_slashes(text).is_some() => {
-            let hint = "escaped slashes are for requests below a route; name the route up to the segment that has them".to_owned();
-            report.add(&path.at("path"), "a route's path has no escaped slash", hint);
+        Ok(_) if !other_readings(text).is_empty() => {
+            let hint = "such segments are for requests below a route; name the route up to the first of them".to_owned();
+            report.add(&path.at("path"), "a route's path has no escaped slash and no `;`", hint);
             None
         }
         Ok(normal) if normal.as_str() == text => Some(text.as_str().into()),

@@ -63,7 +63,8 @@ fn a_route_s_path_is_plain_as_requests_are() {
         ("//a", "write `/a`"),
         ("/%61", "write `/a`"),
         ("/你", "write `/%E4%BD%A0`"),
-        ("/a%2Fb", "2:17: a route's path has no escaped slash"),
+        ("/a%2Fb", "2:17: a route's path has no escaped slash and no `;`"),
+        ("/a;b", "2:17: a route's path has no escaped slash and no `;`"),
     ] {
         let text = format!("{TENANT}routes: [{{path: \"{path}\", chain: [auth, context], history: true}}]\n");
         let found = Dir::new().parse(&text, &[]).unwrap_err().to_string();
