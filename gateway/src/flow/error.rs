@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use fengda_plugins::api::Text;
 
+use super::host::MAX_LOG_LINE;
+
 /// The kind of a script's failure: a metric label and a log field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -82,7 +84,7 @@ impl ScriptError {
         let text = words(err);
         let line = text.split_once(':').and_then(|(line, rest): (&str, &str)| Some((line.trim().parse().ok()?, rest.trim_start())));
         let (line, message) = line.map_or((None, &*text), |(line, rest)| (Some(line), rest));
-        Self { line, ..Self::new(ErrorKind::Compile, message) }
+        Self { line, ..Self::new(ErrorKind::Compile, cut(message)) }
     }
 
     /// An error that a run ended with.
@@ -91,8 +93,18 @@ impl ScriptError {
             return Self::new(ErrorKind::Memory, "the turn used up its memory");
         }
         let Parts { place, message, traceback } = Parts::of(err);
-        Self { kind: ErrorKind::Runtime, message: message.into(), line: place.map(|(_, line)| line), traceback: traceback.into() }
+        Self {
+            kind: ErrorKind::Runtime,
+            message: cut(&message).into(),
+            line: place.map(|(_, line)| line),
+            traceback: cut(&traceback).into(),
+        }
     }
+}
+
+/// As much of a script's words as a log takes: a message may be as long as the turn's memory allows.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_LOG_LINE)]
 }
 
 /// An error of mlua taken apart. Luau puts places into texts: `chunk:line: message`, and one `chunk:line …` for each call in a traceback.

@@ -106,3 +106,18 @@ fn check_runs_the_top_level_only() {
     assert_eq!((error.kind, error.line), (ErrorKind::Compile, Some(1)));
     assert!(check("return nil").is_err());
 }
+
+#[test]
+fn an_error_is_cut_to_the_length_of_a_log_line() {
+    for body in ["error(string.rep('x', 1e6))", "error(string.rep('你', 1e6))"] {
+        let error = Flow::body(body).error();
+        assert!((4090..=4096).contains(&error.message.len()), "{}", error.message.len());
+    }
+    let name = "x".repeat(100_000);
+    let traceback = Flow::body(&format!("local function {name}() error('x') end {name}()")).error().traceback;
+    assert!(traceback.len() <= 4096, "{}", traceback.len());
+    let source = format!("return '{}' x", "x".repeat(100_000)).into_bytes();
+    let tenant = Tenant::from_config("acme-shop").unwrap();
+    assert!(Script::compile(&tenant, "main.lua", &source).unwrap_err().message.len() <= 4096);
+    assert_eq!(Flow::body("local _, e = pcall(error, string.rep('x', 1e6)) return #e").text(), "1000000", "a script sees all of it");
+}
