@@ -43,7 +43,8 @@ pub(super) enum State {
     Closed { failures: u32 },
     /// Calls are refused.
     Open { until: Duration },
-    /// A few calls pass. Those whose outcome was not told in time count as lost, so that they cannot hold their places for ever.
+    /// A few calls pass. At `until` the places of those whose outcome was not told are given away, so that lost ones cannot hold them
+    /// for ever; what long ones tell later still counts, as does what passed before.
     HalfOpen { in_flight: u32, passed: u32, until: Duration },
     /// An operator decided, and nothing else does.
     Held { open: bool },
@@ -113,8 +114,12 @@ impl Circuit {
 
     fn probe(&mut self, config: &BreakerConfig, now: Duration) -> Result<(), Duration> {
         match &mut self.state {
-            State::Open { until } | State::HalfOpen { until, .. } if *until <= now => {
+            State::Open { until } if *until <= now => {
                 self.enter(State::HalfOpen { in_flight: 1, passed: 0, until: now + config.recovery });
+                Ok(())
+            }
+            State::HalfOpen { in_flight, until, .. } if *until <= now => {
+                (*in_flight, *until) = (1, now + config.recovery);
                 Ok(())
             }
             State::HalfOpen { in_flight, passed, .. } if *in_flight + *passed < config.probes => {

@@ -175,8 +175,35 @@ fn probes_whose_outcome_is_never_told_do_not_hold_it_half_open_for_ever() {
     let lost = [gate.permit().unwrap(), gate.permit().unwrap(), gate.permit().unwrap()];
     gate.clock.advance(Duration::from_secs(30));
     gate.each(&[ANSWERED, ANSWERED]);
-    gate.tell(lost[0], Failed);
+    gate.tell(lost[0], Cancelled);
     gate.each(&[ANSWERED]);
+    assert_eq!(gate.state(), "closed");
+}
+
+#[test]
+fn a_tenant_whose_users_write_seldom_gets_its_circuit_closed_too() {
+    let gate = gate("{}");
+    gate.until_half_open();
+    for _ in 0..3 {
+        gate.each(&[ANSWERED]);
+        gate.clock.advance(Duration::from_secs(31));
+    }
+    assert_eq!(gate.state(), "closed");
+}
+
+#[test]
+fn probes_that_last_longer_than_the_recovery_count_when_they_end() {
+    let gate = gate("{recovery: 1s}");
+    gate.until_half_open();
+    let mut streams = vec![gate.permit().unwrap()];
+    for _ in 0..2 {
+        gate.clock.advance(Duration::from_secs(2));
+        streams.push(gate.permit().unwrap());
+    }
+    for stream in streams {
+        assert_eq!(gate.state(), "half_open");
+        gate.tell(stream, ANSWERED);
+    }
     assert_eq!(gate.state(), "closed");
 }
 

@@ -53,6 +53,7 @@ fn at_random_the_circuit_does_what_a_slow_model_of_it_does() {
         let (mut circuit, mut now) = (Circuit::new(&config), Duration::ZERO);
         let (mut calls, mut in_a_row, mut opened_at) = (Vec::new(), 0, None);
         let mut probes: HashMap<u64, (u32, u32)> = HashMap::new(); // generation → in flight, passed
+        let mut lost_at = HashMap::new(); // generation → when those in flight lose their places
         for _ in 0..300 {
             now += Duration::from_millis(random.u64(..400));
             if random.bool() || calls.is_empty() {
@@ -62,6 +63,10 @@ fn at_random_the_circuit_does_what_a_slow_model_of_it_does() {
                         if let Some(at) = opened_at {
                             assert!(now >= at + config.recovery * 4 / 5, "let through while open");
                             let (flying, passed) = probes.entry(generation).or_default();
+                            let lost_at = lost_at.entry(generation).or_insert(now);
+                            if *lost_at <= now {
+                                (*flying, *lost_at) = (0, now + config.recovery);
+                            }
                             *flying += 1;
                             assert!(*flying + *passed <= config.probes, "too many probes");
                         }
@@ -84,7 +89,7 @@ fn at_random_the_circuit_does_what_a_slow_model_of_it_does() {
                 (None, _) => in_a_row += u32::from(failed),
                 (Some(_), _) => {
                     let (flying, passed) = probes.get_mut(&generation).unwrap();
-                    *flying -= 1;
+                    *flying = flying.saturating_sub(1);
                     *passed += u32::from(outcome == ANSWERED);
                 }
             }
