@@ -56,6 +56,30 @@ tenants: {a: {flow: main.lua, keys: [{alg: HS256, secret: a-key-for-tests-only-o
     }
 
     #[test]
+    fn no_value_from_the_environment_is_shown_whatever_is_wrong_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        let text = "listen: \"${V}\"
+limits: { body: \"${V}\", headers: \"${V}\" }
+log: { level: \"${V}\" }
+store: { embedded: { durability: \"${V}\" } }
+upstreams: { model: { protocol: answer, endpoints: [\"${V}\"], path: \"${V}\" }, other: { protocol: \"${V}\" } }
+plugins:
+  auth: { leeway: \"${V}\", cache: \"${V}\" }
+  rate_limit: { limits: [{ name: \"${V}\", by: user, rate: 1/s }, { name: b, by: \"${V}\", rate: \"${V}\", burst: \"${V}\" }] }
+  circuit_breaker: { backoff: \"${V}\", window: \"${V}\", slow_rate: \"${V}\", recovery: \"${V}\", retries: \"${V}\" }
+routes:
+  - { path: /v1/chat, chain: [auth, context, rate_limit, circuit_breaker], flow: model,
+      cors: { origins: [\"${V}\"], methods: [\"${V}\"], headers: [\"${V}\"] } }
+  - { path: /b, chain: [auth, \"${V}\"], flow: \"${V}\" }
+tenants: { a: { flow: \"${V}\", keys: [{ alg: \"${V}\", secret: \"${V}\", public_key: \"${V}\" }, { alg: ES256, public_key: \"${V}\" }] } }
+";
+        fs::write(&path, text).unwrap();
+        let found = check(&path, &|_| Some("https://Hunter2/Pass word".into()), |_| {}).unwrap_err();
+        assert!(found.len() > 20 && found.iter().all(|p| !p.to_lowercase().contains("hunter2")), "{found:#?}");
+    }
+
+    #[test]
     fn all_problems_of_all_plugins_are_named_each_with_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.yaml");

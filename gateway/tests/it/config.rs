@@ -261,7 +261,7 @@ tenants:
         "config.yaml:1:1: unknown key `lisen`; did you mean `listen`?",
         "config.yaml:2:8: `admin` (127.0.0.1:8080) takes the port of `listen`",
         "config.yaml:4:68: `rate_limit`: another limit has this name",
-        "config.yaml:6:84: `rate_limit`: `fast` is not a rate",
+        "config.yaml:6:84: `rate_limit`: expected a whole number from 1 to 100000000 and `/s`",
         "config.yaml:8:13: no request gets here",
         "config.yaml:9:25: `context` needs `auth` before it in the chain",
         "config.yaml:9:47: unknown upstream `modl`; did you mean `model`?",

@@ -3,7 +3,10 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Unexpected},
+};
 
 use crate::{
     api::{Problem, Scope, parse_config},
@@ -104,7 +107,7 @@ impl<'de> Deserialize<'de> for Span {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-                units::parse_duration(text).map(Span::Time).map_err(E::custom)
+                units::parse_duration(text).map(Span::Time).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
         d.deserialize_any(Visitor)
@@ -135,9 +138,8 @@ impl JsonSchema for Span {
 }
 
 /// Bounds of the pause before a retry: `25ms..250ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
-#[schemars(rename = "backoff", extend("pattern" = r"^[0-9]+(ms|s|m|h|d)\.\.[0-9]+(ms|s|m|h|d)$"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String", rename = "backoff", extend("pattern" = r"^[0-9]+(ms|s|m|h|d)\.\.[0-9]+(ms|s|m|h|d)$"))]
 pub struct Backoff {
     /// Upper bound of the first pause; it doubles with each retry …
     pub base: Duration,
@@ -151,21 +153,14 @@ impl Serialize for Backoff {
     }
 }
 
-/// A text that is no backoff.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a backoff: write the first and the longest pause, as `25ms..250ms`")]
-pub struct BackoffError(String);
-
-impl TryFrom<String> for Backoff {
-    type Error = BackoffError;
-
-    fn try_from(text: String) -> Result<Self, BackoffError> {
-        let read = || {
+impl<'de> Deserialize<'de> for Backoff {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let parse = |text: &str| {
             let (base, cap) = text.split_once("..")?;
             let (base, cap) = (units::parse_duration(base).ok()?, units::parse_duration(cap).ok()?);
             (base <= cap).then_some(Self { base, cap })
         };
-        read().ok_or_else(|| BackoffError(text.chars().take(32).collect()))
+        d.deserialize_str(units::Reader { expected: "the first and the longest pause before a retry, as `25ms..250ms`", parse })
     }
 }
 

@@ -35,7 +35,7 @@ use crate::api::{
     Verdict,
 };
 
-pub use self::config::{Backoff, BackoffError, BreakerConfig, Span};
+pub use self::config::{Backoff, BreakerConfig, Span};
 
 const NAME: &str = "circuit_breaker";
 const STATE: Family = Family {

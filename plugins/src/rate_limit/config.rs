@@ -3,11 +3,14 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use serde_yaml::Value;
 
-use crate::api::{Problem, Scope, parse_config, parse_items};
+use crate::{
+    api::{Problem, Scope, parse_config, parse_items},
+    units::Reader,
+};
 
 /// Most limits in one list: a request may have to pass all of them.
 const MAX_LIMITS: usize = 16;
@@ -84,9 +87,9 @@ impl By {
 }
 
 /// A number of requests per second, minute or hour: `50/s`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(rename = "rate", extend("pattern" = "^[0-9]+/[smh]$"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(into = "String")]
+#[schemars(with = "String", rename = "rate", extend("pattern" = "^[0-9]+/[smh]$"))]
 pub struct Rate {
     /// How many requests, from 1.
     pub count: u32,
@@ -105,16 +108,9 @@ impl From<Rate> for String {
     }
 }
 
-/// A text that is no rate.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a rate: write a whole number from 1 to {MAX_COUNT} and /s, /m or /h, as `50/s`")]
-pub struct RateError(String);
-
-impl TryFrom<String> for Rate {
-    type Error = RateError;
-
-    fn try_from(text: String) -> Result<Self, RateError> {
-        let read = || {
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let parse = |text: &str| {
             let (count, unit) = text.split_once('/')?;
             let seconds = match unit {
                 "s" => 1,
@@ -126,7 +122,7 @@ impl TryFrom<String> for Rate {
             let count = count.parse().ok().filter(|n| digits && (1..=MAX_COUNT).contains(n))?;
             Some(Self { count, per: Duration::from_secs(seconds) })
         };
-        read().ok_or_else(|| RateError(text.chars().take(32).collect()))
+        d.deserialize_str(Reader { expected: "a whole number from 1 to 100000000 and `/s`, `/m` or `/h`, as `50/s`", parse })
     }
 }
 

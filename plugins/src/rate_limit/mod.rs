@@ -31,7 +31,7 @@ use self::{
 };
 use crate::api::{BuildCtx, Code, Decision, Family, Plugin, PluginSpec, Problem, Readings, Reject, RequestCtx, Scope, Step, Tenant};
 
-pub use self::config::{By, LimitConfig, Rate, RateError, RateLimitConfig};
+pub use self::config::{By, LimitConfig, Rate, RateLimitConfig};
 
 const NAME: &str = "rate_limit";
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/> (version 10): `"user";r=199;t=4`. The tightest

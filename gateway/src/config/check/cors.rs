@@ -5,6 +5,9 @@ use http::{HeaderName, HeaderValue, Method, Uri, uri::Scheme};
 use super::{DAY, Duration, within};
 use crate::config::{Cors, Origins, Target, diagnostic::Report, path::Path, raw};
 
+/// What an origin looks like.
+const ORIGIN: &str = "such as `https://shop.example` or `http://localhost:3000`";
+
 pub(super) fn check(raw: &raw::Cors, target: &Target, path: &Path, report: &mut Report) -> Option<Cors> {
     within(report, path.at("max_age"), raw.max_age, Duration::ZERO..=DAY, "0s to 1d");
     let methods = raw.methods.as_ref().map_or_else(|| Some(methods_of(target)), |named| methods(named, &path.at("methods"), report));
@@ -60,6 +63,7 @@ fn origins(raw: &raw::Cors, path: &Path, report: &mut Report) -> Option<Origins>
             Ok(origin) => checked.push(origin),
             Err(hint) => {
                 let at = at.at(i);
+                let hint = if report.source.hides(&at) { ORIGIN.to_owned() } else { hint };
                 report.add(&at, format!("{} is no origin as browsers write it", report.shown(&at, text)), hint);
             }
         }
@@ -73,7 +77,7 @@ fn origins(raw: &raw::Cors, path: &Path, report: &mut Report) -> Option<Origins>
 /// # Errors
 /// What to write instead.
 fn origin(text: &str) -> Result<HeaderValue, String> {
-    let example = || "such as `https://shop.example` or `http://localhost:3000`".to_owned();
+    let example = || ORIGIN.to_owned();
     let uri: Uri = text.parse().map_err(|_| example())?;
     let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return Err(example()) };
     if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS || authority.as_str().contains(['@', '*']) {

@@ -18,7 +18,11 @@ fn problems_name_the_value() {
         ("{slow_rate: 50%, slow: 1500ms}", "slow", "must be shorter than `timeout`, or no call but a timed-out one is slow"),
         ("{window: 0}", "window", "must be 1 to 1000 calls, or 1s to 1h"),
         ("{window: 999ms}", "window", "must be 1 to 1000 calls, or 1s to 1h"),
-        ("{window: 1x}", "window", "`1x` is not a duration: write a whole number and a unit (ms, s, m, h, d), as `30s`"),
+        (
+            "{window: 1x}",
+            "window",
+            "invalid value: string \"1x\", expected a number of calls, as `100`, or a duration with its unit, as `30s`",
+        ),
         (
             "{window: -1}",
             "window",
@@ -36,7 +40,11 @@ fn problems_name_the_value() {
             "retry_budget",
             "invalid value: string \"1.5%\", expected a percentage from `0%` to `100%`, in whole numbers",
         ),
-        ("{backoff: 2s..1s}", "backoff", "`2s..1s` is not a backoff: write the first and the longest pause, as `25ms..250ms`"),
+        (
+            "{backoff: 2s..1s}",
+            "backoff",
+            "invalid value: string \"2s..1s\", expected the first and the longest pause before a retry, as `25ms..250ms`",
+        ),
     ];
     for (config, path, message) in bad {
         let tenants = [tenant("acme-shop", config, "[]")];

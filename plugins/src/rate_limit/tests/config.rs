@@ -22,7 +22,7 @@ fn problems_name_the_limit() {
         (spec().build)(&BuildCtx { config, tenants: &[], clock: &clock, meters: &Meters::default(), previous: None }).err().unwrap()
     };
     let problem = |path: &str, message: &str| Problem { scope: Scope::Plugin, path: path.into(), message: message.into() };
-    let rate = "`0/s` is not a rate: write a whole number from 1 to 100000000 and /s, /m or /h, as `50/s`";
+    let rate = "invalid value: string \"0/s\", expected a whole number from 1 to 100000000 and `/s`, `/m` or `/h`, as `50/s`";
     assert_eq!(read(&config), [problem("limits[0].rate", rate)]);
     let three = yaml("{limits: [{name: '', by: user, rate: 0/s, burts: 1}, {by: usr}, {name: Y, by: ip, rate: 1/s}], max_keys: 1, m: 2}");
     let paths: Vec<_> = read(&three).into_iter().map(|p| p.path).collect();
