@@ -1,15 +1,15 @@
 //! Which script a tenant runs: the one in its file, or, while that one is broken, the last that was good, also across a restart.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use crate::{
     config::TenantConfig,
-    flow::{Limits, Script, ScriptError},
+    flow::{Limits, MAX_SOURCE, Script, ScriptError},
     private,
     telemetry::{Event, logger},
 };
@@ -45,22 +45,30 @@ pub(crate) fn load(config: &TenantConfig, data: &Path, current: Option<&Arc<Scri
 /// Compiles a tenant's script and runs its top level once.
 ///
 /// # Errors
-/// `file:line: what is wrong`, for the person who wrote it.
+/// `file:line: what is wrong`, for the person who wrote it; without the line if it is about the whole.
 pub(crate) fn check(config: &TenantConfig) -> Result<(), String> {
     read(config, &config.flow).map(|_| ())
 }
 
 fn read(config: &TenantConfig, path: &Path) -> Result<(Arc<Script>, Vec<u8>), String> {
-    let source = fs::read(path).map_err(|e| format!("{}: cannot be read: {e}", path.display()))?;
+    let source = source(path).map_err(|e| format!("{}: cannot be read: {e}", path.display()))?;
     let name = config.flow.file_name().map_or("main.lua".into(), |n| n.to_string_lossy());
     let describe = |e: ScriptError| {
-        let line = e.line.map_or(String::new(), |line| format!("{line}: "));
-        format!("{}:{line}{}", path.display(), e.message.expose())
+        let line = e.line.map_or(String::new(), |line| format!(":{line}"));
+        format!("{}{line}: {}", path.display(), e.message.expose())
     };
     let script = Arc::new(Script::compile(&config.tenant, &name, &source).map_err(describe)?);
     let limits = Limits { cpu: config.flow_limits.cpu, memory: config.flow_limits.memory, ..Limits::default() };
     script.check(limits, &config.canned).map_err(describe)?;
     Ok((script, source))
+}
+
+/// A file's text, or, if it is too long for a script, enough of it to see that.
+fn source(path: &Path) -> io::Result<Vec<u8>> {
+    let mut source = Vec::new();
+    let limit = u64::try_from(MAX_SOURCE).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path)?.take(limit).read_to_end(&mut source)?;
+    Ok(source)
 }
 
 fn last_good(data: &Path, config: &TenantConfig) -> PathBuf {

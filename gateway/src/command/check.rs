@@ -50,7 +50,7 @@ fn counted(n: usize, what: &str) -> String {
 
 /// A problem is its place, what is wrong, and maybe a hint on a line of its own.
 fn shown(problem: &str) -> String {
-    let (place, rest) = problem.split_once(": ").unwrap_or_default();
+    let Some((place, rest)) = problem.split_once(": ") else { return problem.to_owned() };
     let (what, hint) =
         rest.split_once('\n').map_or((rest, String::new()), |(what, hint)| (what, format!("\n{}", styled(Style::Faint, hint))));
     format!("{} {what}{hint}", styled(Style::Bold, &format!("{place}:")))

@@ -107,6 +107,20 @@ fn check_says_how_much_it_found_in_order() {
 }
 
 #[test]
+fn check_says_what_is_wrong_with_a_script_as_a_whole() {
+    let site = Site::new();
+    site.write(&site.config());
+    site.script("alpha", "return 1");
+    site.script("beta", "");
+    // Longer than memory: its end must not be read.
+    File::options().write(true).open(site.path("flows/beta/main.lua")).unwrap().set_len(1 << 40).unwrap();
+    let wrong = run(&["check"], &site.path(""));
+    let said: Vec<_> = text(&wrong.stderr).lines().collect();
+    assert!(said[0].starts_with("flows/alpha/main.lua: ") && said[0].contains("function"), "{said:?}");
+    assert_eq!(said[1..], ["flows/beta/main.lua: the script is larger than 256 KiB", "fengda: 2 problems"]);
+}
+
+#[test]
 fn completions_complete_in_a_real_shell() {
     let folder = tempfile::tempdir().unwrap();
     let script = format!(
