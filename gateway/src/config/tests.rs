@@ -212,7 +212,7 @@ tenants:
     let dir = Dir::new();
     let found = problems_with(text, &[]).join("\n");
     let expected = [
-        "3:3: the name of a tenant may only hold a-z, 0-9 and - | such as `acme-shop`",
+        "3:3: the name of a tenant may only hold a-z, 0-9 and -, and begin with a letter or digit | such as `acme-shop`",
         "4:3: tenant `bank` has no `flow` | flow: tenant-flows/bank/main.lua",
         "4:3: tenant `bank` has no `keys`",
         "5:13: there is no file ",

@@ -22,12 +22,13 @@ impl Tenant {
     /// Called by the configuration loader, once for each tenant in the file.
     ///
     /// # Errors
-    /// The name is 1 to 63 bytes of `a-z`, `0-9` and `-`: it goes into file names and metric labels as it is.
+    /// The name is 1 to 63 bytes of `a-z`, `0-9` and `-`, without one at its beginning: it goes into file names and metric labels as it
+    /// is, and there `-` is nobody.
     pub fn from_config(name: &str) -> Result<Self, IdError> {
         let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         match name.len() {
             0 => Err(IdError::Empty),
-            1..=63 if plain => Ok(Self(name.into())),
+            1..=63 if plain && !name.starts_with('-') => Ok(Self(name.into())),
             1..=63 => Err(IdError::Characters),
             len => Err(IdError::TooLong { len, max: 63 }),
         }
@@ -83,8 +84,8 @@ pub enum IdError {
         /// What it may have.
         max: usize,
     },
-    /// A tenant name with something else than `a-z`, `0-9`, `-`.
-    #[error("may only hold a-z, 0-9 and -")]
+    /// A tenant name with something else than `a-z`, `0-9`, `-`, or with `-` at its beginning.
+    #[error("may only hold a-z, 0-9 and -, and begin with a letter or digit")]
     Characters,
 }
 
@@ -225,6 +226,7 @@ mod tests {
         assert_eq!(t.user("").unwrap_err(), IdError::Empty);
         assert_eq!(t.user(&"x".repeat(129)).unwrap_err(), IdError::TooLong { len: 129, max: 128 });
         assert_eq!(Tenant::from_config("Bank A").unwrap_err(), IdError::Characters);
+        assert_eq!(["-", "-a"].map(|nobody| Tenant::from_config(nobody).unwrap_err()), [IdError::Characters; 2]);
         assert_eq!(Tenant::from_config("").unwrap_err(), IdError::Empty);
     }
 }
