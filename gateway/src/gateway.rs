@@ -206,7 +206,7 @@ impl Gateway {
     }
 
     fn put_in_force(&self, snapshot: &Arc<Snapshot>) {
-        self.snapshot.store(snapshot.clone());
+        snapshot.forget_upstreams_of(&self.snapshot.swap(snapshot.clone()));
         logger::init(snapshot.config.log.level);
         snapshot.config.log_warnings();
         self.metrics.reloads.results.with_label_values(&["applied"]).inc();

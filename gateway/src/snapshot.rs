@@ -189,6 +189,14 @@ impl Snapshot {
         self.upstreams.values()
     }
 
+    /// Has its guards forget what they learned of upstreams that `previous` had, and that are gone or others now.
+    pub fn forget_upstreams_of(&self, previous: &Self) {
+        let unchanged = |name, config| self.config.upstreams.get(name) == Some(config);
+        for (name, _) in previous.config.upstreams.iter().filter(|(name, config)| !unchanged(*name, *config)) {
+            self.instances.iter().filter_map(|instance| instance.plugin.call_phase()).for_each(|guard| guard.forget(name));
+        }
+    }
+
     /// The state of every plugin that has some to tell, for `/status`. A second instance of a plugin, made for a route with a
     /// configuration of its own, is called `name#2`.
     pub fn plugin_status(&self) -> serde_json::Map<String, serde_json::Value> {

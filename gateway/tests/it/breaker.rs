@@ -131,6 +131,23 @@ async fn an_operator_opens_and_closes_circuits_and_lets_them_go() {
 }
 
 #[tokio::test]
+async fn another_upstream_under_the_same_name_begins_with_a_closed_circuit() {
+    let (broken, spare) = (Model::start().await, Model::start().await);
+    let gateway = Site::new().model(&broken).breaker("{ failures: 1, retries: 0, recovery: 1h, max_recovery: 1h }").start();
+    broken.plan([Behaviour::Status(500)]);
+    assert!(!passes(&gateway, "alpha").await);
+    let reload = async |from: String, to: String| {
+        gateway.site.write(&gateway.site.config().replace(&from, &to));
+        assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+    };
+    reload("alpha is busy".into(), "changed".into()).await;
+    assert_eq!((passes(&gateway, "alpha").await, state(&gateway).await.as_str()), (false, "open"));
+    reload(broken.addr.to_string(), spare.addr.to_string()).await;
+    assert!(passes(&gateway, "alpha").await);
+    assert_eq!((spare.asked().len(), state(&gateway).await.as_str()), (1, "closed"));
+}
+
+#[tokio::test]
 async fn switches_that_do_not_exist_are_refused_with_those_that_do() {
     let gateway = Site::new().start();
     for (query, status, says) in [

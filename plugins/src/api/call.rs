@@ -90,4 +90,8 @@ pub trait CallPhase: Send + Sync {
     fn switch(&self, _tenant: Option<&Tenant>, _upstream: &str, _to: Switch) -> bool {
         false
     }
+
+    /// An upstream is gone, or is another one under the same name: what was learned of it holds no more, and outcomes of calls that are
+    /// under way say nothing of the new one. What an operator said stays.
+    fn forget(&self, _upstream: &str) {}
 }

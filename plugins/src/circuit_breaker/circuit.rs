@@ -69,10 +69,11 @@ impl Phase {
 }
 
 impl Circuit {
-    /// A closed one.
+    /// A closed one. It begins with a generation of its own: no call that began under another circuit counts in it.
     pub(super) fn new(config: &BreakerConfig) -> Self {
         let window = config.has_rate().then(|| Window::new(config.window));
-        Self { generation: 0, state: State::Closed { failures: 0 }, window, closed_at: Duration::ZERO, openings: 0, saved: RESERVE }
+        let generation = u64::from(fastrand::u32(..)) << 32;
+        Self { generation, state: State::Closed { failures: 0 }, window, closed_at: Duration::ZERO, openings: 0, saved: RESERVE }
     }
 
     /// One that an operator holds.

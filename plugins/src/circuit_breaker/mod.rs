@@ -58,7 +58,7 @@ pub struct CircuitBreaker {
     clock: Clock,
 }
 
-/// One tenant's circuits, made when an upstream is first called. There are as many as upstreams have been configured.
+/// One tenant's circuits, made when an upstream is first called, dropped when it is gone.
 struct Circuits {
     config: BreakerConfig,
     /// Written only when an upstream is called for the first time.
@@ -146,6 +146,14 @@ impl Circuits {
         act(&mut lock(all.entry(upstream.into()).or_insert_with(|| Mutex::new(Circuit::new(&self.config)))))
     }
 
+    /// Drops a circuit, unless an operator holds it.
+    fn forget(&self, upstream: &str) {
+        let mut all = self.by_upstream.write().unwrap_or_else(PoisonError::into_inner);
+        if all.get(upstream).is_some_and(|circuit| !matches!(lock(circuit).state(), State::Held { .. })) {
+            all.remove(upstream);
+        }
+    }
+
     fn each(&self, mut look: impl FnMut(&str, &Circuit)) {
         for (upstream, circuit) in &*self.by_upstream.read().unwrap_or_else(PoisonError::into_inner) {
             look(upstream, &lock(circuit));
@@ -184,6 +192,10 @@ impl CallPhase for CircuitBreaker {
     fn switch(&self, tenant: Option<&Tenant>, upstream: &str, to: Switch) -> bool {
         self.with(tenant, upstream, |circuit, _| circuit.switch(to, self.clock.monotonic()));
         true
+    }
+
+    fn forget(&self, upstream: &str) {
+        self.all().for_each(|(_, circuits)| circuits.forget(upstream));
     }
 }
 

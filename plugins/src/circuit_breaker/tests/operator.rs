@@ -86,6 +86,22 @@ fn a_reload_keeps_the_circuits_of_tenants_whose_configuration_did_not_change() {
 }
 
 #[test]
+fn what_was_learned_of_an_upstream_that_is_gone_is_forgotten_and_what_an_operator_said_is_not() {
+    let gate = gate("{failures: 1}");
+    let before = gate.permit().unwrap();
+    gate.each(&[Failed]);
+    let forget = || gate.plugin.call_phase().unwrap().forget("model");
+    forget();
+    assert_eq!(gate.plugin.status(), serde_json::json!({}));
+    assert!(gate.permit().is_ok());
+    gate.tell(before, Failed);
+    assert_eq!(gate.state(), "closed", "it was the old one that failed");
+    gate.switch(Switch::Open);
+    forget();
+    assert_eq!(gate.permit(), open_for(30_000));
+}
+
+#[test]
 fn what_an_operator_holds_outlives_every_reload() {
     let gate = gate("{}");
     gate.switch(Switch::Open);
