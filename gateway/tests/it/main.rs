@@ -13,6 +13,7 @@ mod cli;
 mod client;
 mod config;
 mod cors;
+mod documents;
 mod edge;
 mod flows;
 mod forward;
