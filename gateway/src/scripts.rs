@@ -22,17 +22,17 @@ pub(crate) struct Loaded {
     pub problem: Option<String>,
 }
 
-/// Loads a tenant's script. `current` is the one that runs now; an unchanged file keeps it, with its VMs.
+/// Loads a tenant's script, and keeps a copy if it is good. `current` is the one that runs now; an unchanged file leaves it, with its VMs.
 pub(crate) fn load(config: &TenantConfig, data: &Path, current: Option<&Arc<Script>>) -> Loaded {
     let kept = last_good(data, config);
     let problem = match read(config, &config.flow) {
-        Ok((script, _)) if current.is_some_and(|c| c.hash() == script.hash()) => return Loaded { script: current.cloned(), problem: None },
         Ok((script, source)) => {
             if let Err(e) = keep(&kept, &source) {
                 let (tenant, file) = (config.tenant.name(), kept.display().to_string());
                 logger::emit(&Event::FlowNotKept { tenant, file, error: e.to_string() });
             }
-            return Loaded { script: Some(script), problem: None };
+            let unchanged = current.filter(|current| current.hash() == script.hash());
+            return Loaded { script: Some(unchanged.cloned().unwrap_or(script)), problem: None };
         }
         Err(problem) => problem,
     };

@@ -115,6 +115,16 @@ async fn a_link_that_is_swapped_is_a_change() {
 }
 
 #[tokio::test]
+async fn a_reload_keeps_a_good_script_that_could_not_be_kept_or_was_lost() {
+    let gateway = Site::new().start();
+    let kept = gateway.site.path("data/flows/alpha.lua");
+    assert_eq!(fs::read_to_string(&kept).unwrap(), PASS);
+    fs::remove_dir_all(gateway.site.path("data/flows")).unwrap();
+    assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+    assert_eq!(fs::read_to_string(&kept).unwrap(), PASS);
+}
+
+#[tokio::test]
 async fn what_was_replaced_is_dropped() {
     let gateway = Site::new().start();
     let mut old = Vec::new();
