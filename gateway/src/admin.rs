@@ -113,9 +113,7 @@ impl Admin {
     }
 
     fn metrics(&self) -> Answer {
-        let metrics = &self.gateway.metrics;
-        self.gateway.snapshot.load().set_gauges(metrics.meters());
-        Answer { status: StatusCode::OK, content_type: Metrics::CONTENT_TYPE, body: metrics.render().into() }
+        Answer { status: StatusCode::OK, content_type: Metrics::CONTENT_TYPE, body: self.gateway.metrics.render().into() }
     }
 
     fn status(&self, draining: bool) -> Answer {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use fengda_plugins::api::Clock;
+use fengda_plugins::api::{Clock, Readings};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use tokio_util::task::TaskTracker;
@@ -13,7 +13,7 @@ use crate::{
     config::{Diagnostics, Origin},
     edge::tls::Acceptor,
     snapshot::{Snapshot, Workshop},
-    telemetry::{Event, Metrics, logger, series::RouteMetrics},
+    telemetry::{Event, Metrics, logger, metrics, series::RouteMetrics},
     turn::{Lanes, Outcome},
     watch::Look,
 };
@@ -98,39 +98,33 @@ impl Gateway {
             reloading: Mutex::new(Attempt { read, refused: None }),
         });
         gateway.put_on_record(&gateway.snapshot.load());
-        let count = |count: fn(&Self) -> usize| {
-            let gateway = Arc::downgrade(&gateway);
-            move || gateway.upgrade().map_or(0, |gateway| count(&gateway))
-        };
-        let metrics = &gateway.metrics;
-        metrics.watch("fengda_in_flight", "Requests in flight, with turns whose client left.", count(|g| g.admission.taken()));
-        let (weak, by_tenant) = (Arc::downgrade(&gateway), metrics.tenant_in_flight.clone());
-        metrics.meters().before_gather(move || {
-            let Some(gateway) = weak.upgrade() else { return };
-            for tenant in gateway.snapshot.load().tenants() {
-                let taken = i64::try_from(tenant.share.taken()).unwrap_or(i64::MAX);
-                by_tenant.with_label_values(&[tenant.tenant.name()]).set(taken);
-            }
-        });
-        metrics.watch("fengda_session_messages", "Messages of sessions, running and waiting for their turn.", count(|g| g.lanes.len()));
-        let watched = Arc::downgrade(&gateway);
-        metrics.meters().before_gather(move || {
-            if let Some(gateway) = watched.upgrade() {
-                gateway.count_endpoints();
+        let weak = Arc::downgrade(&gateway);
+        gateway.metrics.meters().before_gather(move |readings| {
+            if let Some(gateway) = weak.upgrade() {
+                gateway.set_gauges(readings);
             }
         });
         gateway
     }
 
-    fn count_endpoints(&self) {
-        for upstream in self.snapshot.load().upstreams() {
+    /// Sets the gauges that are looked up when metrics are read, plugins' ones too.
+    fn set_gauges(&self, readings: &Readings<'_>) {
+        let set = |family, labels: &[&str], count| readings.set(family, labels, i64::try_from(count).unwrap_or(i64::MAX));
+        let snapshot = self.snapshot.load();
+        set(metrics::IN_FLIGHT, &[], self.admission.taken());
+        set(metrics::SESSION_MESSAGES, &[], self.lanes.len());
+        for tenant in snapshot.tenants() {
+            set(metrics::TENANT_IN_FLIGHT, &[tenant.tenant.name()], tenant.share.taken());
+        }
+        for upstream in snapshot.upstreams() {
             let Some(peers) = upstream.peers() else { continue };
             let (used, ejected) = peers.counts();
-            for (state, count) in [("in", used), ("ejected", ejected)] {
-                let gauge = self.metrics.upstream_endpoints.with_label_values(&[&**upstream.name(), state]);
-                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
-            }
+            set(metrics::UPSTREAM_ENDPOINTS, &[upstream.name(), "in"], used);
+            set(metrics::UPSTREAM_ENDPOINTS, &[upstream.name(), "ejected"], ejected);
         }
+        snapshot.set_gauges(readings);
+        // An operator may hold a circuit of an upstream that is gone.
+        self.metrics.meters().retain("upstream", |name| snapshot.config.upstreams.contains_key(name));
     }
 
     /// Tells the metrics which configuration is in force, and drops the series of what it no longer has. A request that is still under

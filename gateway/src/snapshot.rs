@@ -7,7 +7,7 @@ use std::{
 };
 
 use fengda_plugins::{
-    api::{BuildCtx, Clock, Code, Meters, Plugin, Registry, Reject, Switch, Tenant, TenantBuild, Text, Timestamp},
+    api::{BuildCtx, Clock, Code, Plugin, Readings, Registry, Reject, Switch, Tenant, TenantBuild, Text, Timestamp},
     units::Percent,
 };
 use serde::Serialize;
@@ -171,10 +171,8 @@ impl Snapshot {
     }
 
     /// Sets the gauges that plugins look up when metrics are read.
-    pub fn set_gauges(&self, meters: &Meters) {
-        let readings = meters.readings();
-        self.instances.iter().for_each(|instance| instance.plugin.gauges(&readings));
-        meters.retain("upstream", |name| self.upstreams.contains_key(name));
+    pub fn set_gauges(&self, readings: &Readings<'_>) {
+        self.instances.iter().for_each(|instance| instance.plugin.gauges(readings));
     }
 
     /// Does what an operator says with the calls of a tenant (`None`: of public routes) to an upstream, in every chain. Both are

@@ -16,6 +16,21 @@ const TINY: [f64; 10] = [2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 1e-4, 1
 const MEMORY: [f64; 7] = [16.0 * KIB, 64.0 * KIB, 256.0 * KIB, 1024.0 * KIB, 4096.0 * KIB, 16384.0 * KIB, 65536.0 * KIB];
 const KIB: f64 = 1024.0;
 
+const VMS: Family = Family { name: "fengda_flow_vms", help: "Lua VMs that are alive.", labels: &[] };
+
+// What a gateway looks up when metrics are read.
+pub(crate) const IN_FLIGHT: Family =
+    Family { name: "fengda_in_flight", help: "Requests in flight, with turns whose client left.", labels: &[] };
+pub(crate) const TENANT_IN_FLIGHT: Family =
+    Family { name: "fengda_tenant_in_flight", help: "Requests in flight by tenant, with turns whose client left.", labels: &["tenant"] };
+pub(crate) const SESSION_MESSAGES: Family =
+    Family { name: "fengda_session_messages", help: "Messages of sessions, running and waiting for their turn.", labels: &[] };
+pub(crate) const UPSTREAM_ENDPOINTS: Family = Family {
+    name: "fengda_upstream_endpoints",
+    help: "Endpoints of an upstream: `in` use, or `ejected` because they kept failing.",
+    labels: &["upstream", "state"],
+};
+
 /// The gateway's metrics. One for each running gateway; it lives through reloads.
 pub struct Metrics {
     meters: Meters,
@@ -23,8 +38,6 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// Seconds from the head read to the last byte written, by route and tenant.
     pub request_seconds: HistogramVec,
-    /// Requests in flight by tenant, with turns whose client left; set at each scrape.
-    pub tenant_in_flight: IntGaugeVec,
     /// Requests not admitted, by tenant (`-` before it is known) and reason.
     pub shed: IntCounterVec,
     /// Seconds of a request that were the gateway's own, by route and tenant: see [`Timing`](super::Timing).
@@ -62,8 +75,6 @@ pub struct Metrics {
     pub upstream_calls: IntCounterVec,
     /// Seconds until an upstream's answer or its first token, by tenant and upstream.
     pub upstream_seconds: HistogramVec,
-    /// Endpoints of upstreams, by state; read at each scrape.
-    pub upstream_endpoints: IntGaugeVec,
     /// Seconds of the store's part in a request, by step.
     pub store_seconds: StoreSeconds,
     /// Steps that the store failed, by step.
@@ -127,7 +138,7 @@ impl Maker<'_> {
     /// A counter of the whole process, which others count.
     fn followed(&self, name: &'static str, help: &'static str, read: fn() -> u64) {
         let counter = self.count(name, help);
-        self.0.before_gather(move || counter.inc_by(read().saturating_sub(counter.get())));
+        self.0.before_gather(move |_| counter.inc_by(read().saturating_sub(counter.get())));
     }
 
     fn store_seconds(&self) -> StoreSeconds {
@@ -155,8 +166,8 @@ impl Maker<'_> {
         let dropped = "Log lines that found their log's queue full or could not be written.";
         self.followed("fengda_log_lines_dropped_total", dropped, Sink::dropped);
         self.followed("fengda_panics_total", "Faults of ours that cost the request or turn they happened in.", logger::panics);
-        let vms = self.gauge("fengda_flow_vms", "Lua VMs that are alive.");
-        self.0.before_gather(move || vms.set(crate::flow::vms()));
+        self.0.gauge(VMS);
+        self.0.before_gather(|readings| readings.set(VMS, &[], crate::flow::vms()));
         process::register(self.0);
     }
 }
@@ -167,6 +178,7 @@ impl Metrics {
         let meters = Meters::default();
         let make = Maker(&meters);
         make.process();
+        [IN_FLIGHT, TENANT_IN_FLIGHT, SESSION_MESSAGES, UPSTREAM_ENDPOINTS].into_iter().for_each(|family| drop(meters.gauge(family)));
         let (by_route, by_upstream) = (&["route", "tenant"], &["tenant", "upstream"]);
         let overhead = "From the head read to the first byte of the answer, without the waits for the client's body, the session's earlier \
                         messages and upstreams.";
@@ -180,11 +192,6 @@ impl Metrics {
                 "From the head read to the last byte written.",
                 by_route,
                 &LATENCY,
-            ),
-            tenant_in_flight: make.gauges(
-                "fengda_tenant_in_flight",
-                "Requests in flight by tenant, with turns whose client left.",
-                &["tenant"],
             ),
             shed: make.counter("fengda_shed_total", "Requests refused because too many are in flight.", &["tenant", "reason"]),
             overhead_seconds: make.histogram("fengda_gateway_overhead_seconds", overhead, by_route, &SHORT),
@@ -222,11 +229,6 @@ impl Metrics {
                 by_upstream,
                 &LATENCY,
             ),
-            upstream_endpoints: make.gauges(
-                "fengda_upstream_endpoints",
-                "Endpoints of an upstream: `in` use, or `ejected` because they kept failing.",
-                &["upstream", "state"],
-            ),
             store_seconds: make.store_seconds(),
             store_failures: make.counter("fengda_store_failures_total", "Steps that the store failed or did not end in time.", &["step"]),
             gaps: make.counter("fengda_context_gaps_total", "Turns whose client had seen more than the store holds.", &["tenant"]),
@@ -249,12 +251,6 @@ impl Metrics {
     /// Counts an answer among those being streamed until it is dropped.
     pub fn stream(&self) -> Open {
         Open::new(self.streams.clone())
-    }
-
-    /// A gauge that is looked up at each scrape.
-    pub fn watch(&self, name: &'static str, help: &'static str, read: impl Fn() -> usize + Send + Sync + 'static) {
-        let gauge = Maker(&self.meters).gauge(name, help);
-        self.meters.before_gather(move || gauge.set(i64::try_from(read()).unwrap_or(i64::MAX)));
     }
 
     /// The exposition format that Prometheus scrapes.
@@ -323,10 +319,8 @@ mod tests {
     fn what_is_rendered_is_what_was_counted() {
         let metrics = Metrics::new();
         metrics.requests.with_label_values(&["/v1/chat", "acme-shop", "200"]).inc();
-        metrics.watch("fengda_seven", "Seven.", || 7);
         let text = String::from_utf8(metrics.render()).unwrap();
-        for line in ["fengda_requests_total{route=\"/v1/chat\",status=\"200\",tenant=\"acme-shop\"} 1\n", "\nfengda_seven 7\n"] {
-            assert!(text.contains(line), "{line} in\n{text}");
-        }
+        let line = "fengda_requests_total{route=\"/v1/chat\",status=\"200\",tenant=\"acme-shop\"} 1\n";
+        assert!(text.contains(line), "{line} in\n{text}");
     }
 }

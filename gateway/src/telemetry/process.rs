@@ -26,7 +26,7 @@ pub(super) fn register(meters: &Meters) {
     let cpu = meters.sum(CPU).with_label_values::<&str>(&[]);
     let (memory, threads, files, max_files, start) = (gauge(MEMORY), gauge(THREADS), gauge(FILES), gauge(MAX_FILES), gauge(START));
     let ticks_seen = AtomicU64::new(0);
-    meters.before_gather(move || {
+    meters.before_gather(move |_| {
         if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Stat::parse) {
             let ticks = clock_ticks_per_second() as f64;
             cpu.inc_by(stat.cpu_ticks.saturating_sub(ticks_seen.swap(stat.cpu_ticks, Ordering::Relaxed)) as f64 / ticks);

@@ -38,12 +38,14 @@ pub enum Kind {
 pub struct Meters {
     registry: Registry,
     made: Mutex<BTreeMap<&'static str, (Family, Made)>>,
-    readings: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
+    readings: Mutex<Vec<Reading>>,
     /// The gauges that [`Readings`] set.
     read: Mutex<BTreeMap<&'static str, IntGaugeVec>>,
 }
 
-/// One look at the gauges of plugins that are not kept current: see [`Meters::readings`].
+type Reading = Box<dyn Fn(&Readings<'_>) + Send + Sync>;
+
+/// One look at what is not kept up to date: see [`Meters::before_gather`].
 pub struct Readings<'a>(&'a Meters);
 
 impl Readings<'_> {
@@ -153,23 +155,18 @@ impl Meters {
         self.made().values().map(|(family, made)| (*family, made.kind())).collect()
     }
 
-    /// Has `read` run before each [`gather`](Self::gather): for what is cheaper to look up than to keep up to date.
-    pub fn before_gather(&self, read: impl Fn() + Send + Sync + 'static) {
-        self.readings.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(read));
-    }
-
-    /// Begins a look at the gauges that plugins set only when metrics are read. What is not set again is gone. One at a time: the
-    /// admin listener's thread does it.
-    pub fn readings(&self) -> Readings<'_> {
-        self.read().values().for_each(MetricVec::reset);
-        Readings(self)
+    /// Has `read` run before each [`gather`](Self::gather): for what is cheaper to look up than to keep up to date. What it has set before
+    /// and does not set again is gone.
+    pub fn before_gather(&self, read: impl Fn(&Readings<'_>) + Send + Sync + 'static) {
+        self.readings().push(Box::new(read));
     }
 
     /// What all metrics stand at.
     pub fn gather(&self) -> Vec<MetricFamily> {
-        for read in &*self.readings.lock().unwrap_or_else(PoisonError::into_inner) {
-            read();
-        }
+        // Held to the end: what others look up meanwhile waits.
+        let all = self.readings();
+        self.read().values().for_each(MetricVec::reset);
+        all.iter().for_each(|read| read(&Readings(self)));
         self.registry.gather()
     }
 
@@ -185,6 +182,10 @@ impl Meters {
                 }
             }
         }
+    }
+
+    fn readings(&self) -> MutexGuard<'_, Vec<Reading>> {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> MutexGuard<'_, BTreeMap<&'static str, IntGaugeVec>> {
@@ -233,7 +234,7 @@ mod tests {
     fn readings_are_taken_before_each_gathering() {
         let meters = Meters::default();
         let asked = meters.sum(Family { name: "fengda_asked_seconds_total", labels: &[], ..SEEN }).with_label_values::<&str>(&[]);
-        meters.before_gather(move || asked.inc_by(0.5));
+        meters.before_gather(move |_| asked.inc_by(0.5));
         meters.gather();
         assert_eq!(meters.gather()[0].get_metric()[0].get_counter().get_value(), 1.0);
     }
@@ -242,16 +243,13 @@ mod tests {
     fn a_reading_forgets_what_is_not_set_again() {
         const KEPT: Family = Family { name: "fengda_kept", help: "Kept.", labels: &["tenant"] };
         let meters = Meters::default();
+        let rounds = Mutex::new(vec![vec![], vec![("bank", 1)], vec![("acme", 3), ("acme", 2), ("bank", 0)]]);
+        meters.before_gather(move |readings| {
+            let now = rounds.lock().unwrap().pop().unwrap();
+            now.into_iter().for_each(|(tenant, value)| readings.set(KEPT, &[tenant], value));
+        });
         let stand = || meters.gather().first().map(|f| f.get_metric().iter().map(|m| m.get_gauge().get_value()).collect::<Vec<_>>());
-        let first = meters.readings();
-        first.set(KEPT, &["acme"], 3);
-        first.set(KEPT, &["acme"], 2);
-        first.set(KEPT, &["bank"], 0);
-        assert_eq!(stand(), Some(vec![3.0, 0.0]));
-        meters.readings().set(KEPT, &["bank"], 1);
-        assert_eq!(stand(), Some(vec![1.0]));
-        meters.readings();
-        assert_eq!(stand(), None);
+        assert_eq!([stand(), stand(), stand()], [Some(vec![3.0, 0.0]), Some(vec![1.0]), None]);
     }
 
     #[test]

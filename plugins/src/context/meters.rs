@@ -42,14 +42,13 @@ impl CacheMeters {
 
 /// Has the sizes looked up at each scrape, as long as the conversations are open.
 pub(super) fn watch(context: &Arc<Context>, meters: &Meters) {
-    let gauge = |family| meters.gauge(family).with_label_values::<&str>(&[]);
-    let (bytes, sessions, queued) = (gauge(BYTES), gauge(SESSIONS), gauge(QUEUED));
+    [BYTES, SESSIONS, QUEUED].into_iter().for_each(|family| drop(meters.gauge(family)));
     let context: Weak<Context> = Arc::downgrade(context);
-    meters.before_gather(move || {
+    meters.before_gather(move |readings| {
         let Some(context) = context.upgrade() else { return };
         let (size, count) = context.cache.size();
-        bytes.set(i64::try_from(size).unwrap_or(i64::MAX));
-        sessions.set(i64::try_from(count).unwrap_or(i64::MAX));
-        queued.set(i64::try_from(context.store.queued()).unwrap_or(i64::MAX));
+        readings.set(BYTES, &[], i64::try_from(size).unwrap_or(i64::MAX));
+        readings.set(SESSIONS, &[], i64::try_from(count).unwrap_or(i64::MAX));
+        readings.set(QUEUED, &[], i64::try_from(context.store.queued()).unwrap_or(i64::MAX));
     });
 }

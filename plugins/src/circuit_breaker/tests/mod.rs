@@ -32,6 +32,8 @@ fn gate(config: &str) -> Gate {
     let (clock, meters) = (Clock::manual(NOW), Meters::default());
     let place = Place { config: "{}", tenants: &tenants(config), clock: &clock, previous: None };
     let plugin = place.try_build_with(&spec(), &meters).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let read = Arc::clone(&plugin);
+    meters.before_gather(move |readings| read.gauges(readings));
     let named = |name| Tenant::from_config(name).unwrap();
     Gate { plugin, meters, clock, acme: named("acme-shop"), bank: named("harbor-bank") }
 }

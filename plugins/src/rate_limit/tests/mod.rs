@@ -38,7 +38,10 @@ impl Gate {
         let tenants = ["acme-shop", "harbor-bank", "blue-air"].map(|name| tenant(name, own(name), "[]"));
         let meters = Meters::default();
         let plugin = Place { config, tenants: &tenants, clock: &clock, previous }.try_build_with(&spec(), &meters);
-        Self { plugin: plugin.unwrap_or_else(|problems| panic!("{problems:?}")), meters, clock }
+        let plugin = plugin.unwrap_or_else(|problems| panic!("{problems:?}"));
+        let read = Arc::clone(&plugin);
+        meters.before_gather(move |readings| read.gauges(readings));
+        Self { plugin, meters, clock }
     }
 
     /// The same place after a reload.
@@ -177,7 +180,6 @@ fn decisions_are_counted_for_strangers_too_and_keys_for_each_limit() {
     }
     let counted = |limit, decision| metric(&gate.meters, "fengda_rate_limit_decisions_total", &[decision, limit, "-"]);
     assert_eq!((counted("ip", "allowed"), counted("ip", "limited"), counted("user", "allowed")), (Some(2.0), Some(1.0), None));
-    gate.plugin.gauges(&gate.meters.readings());
     let keys = ["ip", "user"].map(|limit| metric(&gate.meters, "fengda_rate_limit_keys", &[limit]));
     assert_eq!(keys, [Some(2.0), Some(0.0)]);
 }
