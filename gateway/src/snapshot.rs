@@ -233,9 +233,10 @@ fn chain(
             continue;
         }
         let kept = previous.and_then(|p| p.instances.iter().find(same)).map(|i| i.plugin.clone());
-        // The same place of the old configuration: the how-manieth instance of this plugin.
+        // The same place of the old configuration: one with the same configuration for other tenants, or the how-manieth of this plugin.
         let place = instances.iter().filter(|i| i.name == entry.plugin).count();
-        let older = previous.and_then(|p| p.instances.iter().filter(|i| i.name == entry.plugin).nth(place));
+        let olds = || previous.iter().flat_map(|p| &p.instances).filter(|i| i.name == entry.plugin);
+        let older = olds().find(|i| i.config == entry.config).or_else(|| olds().nth(place));
         let build = || {
             let spec = workshop.registry.get(&entry.plugin).expect("unknown plugins are refused by the configuration");
             let previous = older.map(|i| i.plugin.clone());

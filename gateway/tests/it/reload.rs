@@ -125,6 +125,20 @@ async fn a_reload_keeps_a_good_script_that_could_not_be_kept_or_was_lost() {
 }
 
 #[tokio::test]
+async fn limits_in_use_are_kept_when_tenants_and_routes_come_before_them() {
+    let limit = |count| format!("rate_limit: {{ limits: [{{ name: user, by: user, rate: {count}/h, burst: {count} }}] }}");
+    let chat = format!("  - {{ path: /v1/chat, chain: [auth, {}, context], flow: model }}\n", limit(1));
+    let gateway = Site::new().extra(&format!("routes:\n{chat}")).start();
+    gateway.ask("alpha", "u", "q").await;
+    let before = format!("  - {{ path: /before, chain: [auth, {}, context], flow: model }}\n", limit(2));
+    gateway.site.write(&gateway.site.config().replace(&chat, &[before, chat.clone()].concat()));
+    fs::create_dir(gateway.site.path("tenants.d")).unwrap();
+    fs::write(gateway.site.path("tenants.d/gamma.yaml"), tenant("gamma", "flows/beta/main.lua")).unwrap();
+    assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+    gateway.say("alpha", "u", json!({ "query": "q" })).await.error(429, "rate_limited");
+}
+
+#[tokio::test]
 async fn what_was_replaced_is_dropped() {
     let gateway = Site::new().start();
     let mut old = Vec::new();
