@@ -175,7 +175,7 @@ impl Downstream {
         })
     }
 
-    /// Returns when the client has gone; never if it waits, or sends its next request ahead. See [`HALF_CLOSE`].
+    /// Returns when the client has gone; never if it waits, or sends its next request ahead. See `HALF_CLOSE`.
     pub async fn gone(&mut self) {
         if self.half_closed {
             return std::future::pending().await;
