@@ -1,13 +1,13 @@
 //! After `101 Switching Protocols`: raw bytes both ways, until one side ends, nothing moves for too long, or the gateway stops.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use pingora_core::protocols::http::HttpTask;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, sleep_until},
 };
 
@@ -41,27 +41,21 @@ async fn pass(down: &mut Downstream, upgrade: OnUpgrade, idle: Duration) {
     let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
     let (mut up, mut buffer) = (Bytes::new(), BytesMut::with_capacity(BUFFER));
     let (mut client_ended, mut upstream_ended) = (false, false);
+    let mut sending = false;
     let mut moved = Instant::now();
     while !upstream_ended || down.is_writing() {
         let writing = down.is_writing();
-        let want = if client_ended || up.has_remaining() { Want::Nothing } else { Want::Body };
+        let want = if client_ended || sending { Want::Nothing } else { Want::Body };
         tokio::select! {
             side = down.duplex(want) => match side {
                 Ok(Moved::Written) => {}
-                Ok(Moved::Read(data, last)) => {
-                    up = data;
-                    client_ended = last;
-                    if last && up.is_empty() && to.shutdown().await.is_err() {
-                        return;
-                    }
-                }
+                Ok(Moved::Read(data, last)) => (up, client_ended, sending) = (data, last, true),
                 Err(_) => return,
             },
-            sent = to.write_buf(&mut up), if up.has_remaining() => {
-                if sent.is_err() || (!up.has_remaining() && to.flush().await.is_err()) {
-                    return;
-                }
-            }
+            sent = send(&mut to, &mut up, client_ended), if sending => match sent {
+                Ok(()) => sending = false,
+                Err(_) => return,
+            },
             read = from.read_buf(&mut buffer), if !writing && !upstream_ended => match read {
                 Ok(0) | Err(_) => upstream_ended = true,
                 Ok(_) => {
@@ -75,4 +69,10 @@ async fn pass(down: &mut Downstream, upgrade: OnUpgrade, idle: Duration) {
         }
         moved = Instant::now();
     }
+}
+
+/// Returns when the upstream's connection has taken all of it. May be dropped at any time: it goes on where it was.
+async fn send(to: &mut (impl AsyncWrite + Unpin), piece: &mut Bytes, last: bool) -> io::Result<()> {
+    to.write_all_buf(piece).await?;
+    if last { to.shutdown().await } else { to.flush().await }
 }

@@ -28,10 +28,22 @@ async fn a_web_socket_passes_the_chain_and_then_speaks_for_itself() {
 
 #[tokio::test]
 async fn both_sides_of_an_upgraded_connection_speak_at_once() {
-    const SIZE: usize = 32 << 20;
     let (_origin, gateway) = open().await;
-    let (mut from, mut to) = upgraded(&gateway).await.into_split();
-    // Far more than all buffers hold: it comes through only if neither direction waits for the other.
+    echoes(&gateway).await;
+}
+
+#[tokio::test]
+async fn both_sides_of_an_upgraded_connection_speak_at_once_over_tls() {
+    let origin = Origin::start_tls().await;
+    let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/pki/ca.pem");
+    let upstream = format!("{{ protocol: http, endpoints: [\"https://localhost:{}\"], ca: \"{ca}\" }}", origin.addr.port());
+    echoes(&Site::new().also("app", &upstream).route(PUBLIC).start()).await;
+}
+
+/// Sends far more than all buffers hold: it comes back only if neither direction waits for the other.
+async fn echoes(gateway: &Gateway) {
+    const SIZE: usize = 32 << 20;
+    let (mut from, mut to) = upgraded(gateway).await.into_split();
     let send = tokio::spawn(async move {
         let chunk = vec![b'x'; 64 << 10];
         for _ in 0..SIZE / chunk.len() {
