@@ -97,7 +97,7 @@ impl Forwarding<'_> {
         loop {
             let mut attempt = Attempt::begin(caller, number, self.plan.repeatable()).map_err(|e| reject(&e))?;
             let began = Instant::now();
-            let result = self.exchange(down, &mut tried, begun, attempt.timeout).await;
+            let result = self.exchange(down, &mut tried, begun, &mut attempt).await;
             if !matches!(result, Err(Failure::Client(_) | Failure::ClientSlow)) {
                 attempt.came_back(tried.last(), began.elapsed());
             }
@@ -114,8 +114,6 @@ impl Forwarding<'_> {
                 }
             };
             caller.note_failure(down.ctx.request_id.as_str(), &error);
-            // Nothing of the request has left without a connection.
-            attempt.repeatable |= matches!(error, ModelError::Connect(_));
             let (allowed, possible) = (attempt.timeout, attempt.repeatable);
             let in_time = |pause| allowed.is_none_or(|allowed| begun.elapsed() + pause < allowed);
             match attempt.settle(attempt.outcome_of(&error)) {
@@ -137,11 +135,14 @@ impl Forwarding<'_> {
         down: &mut Downstream,
         tried: &mut Tried,
         begun: Instant,
-        allowed: Option<Duration>,
+        attempt: &mut Attempt,
     ) -> Result<Answer<'_>, Failure> {
-        let allowed = allowed.map_or(self.timeouts.first_byte, |allowed| allowed.min(self.timeouts.first_byte));
-        let connecting = timeout_at(begun + allowed, self.peers.connect(self.key, tried)).await;
-        let (mut connection, endpoint) = connecting.map_err(|_| ModelError::TimedOut)??;
+        let allowed = attempt.timeout.map_or(self.timeouts.first_byte, |allowed| allowed.min(self.timeouts.first_byte));
+        let connecting = timeout_at(begun + allowed, self.peers.connect(self.key, tried)).await.map_err(|_| ModelError::TimedOut)?;
+        // Without a connection nothing of the request has left, and nothing of its body was read. If a kept one goes later and
+        // cannot be made anew, some of the body may be gone with it.
+        attempt.repeatable |= connecting.is_err();
+        let (mut connection, endpoint) = connecting?;
         if self.plan.expects && down.session.write_continue_response().await.is_err() {
             return Err(Failure::Client(Stopped::Lost(Lost::Gone)));
         }
