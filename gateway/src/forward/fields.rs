@@ -53,6 +53,11 @@ impl Dashed<'_> {
         self.0.bytes().map(|b| if b == b'_' { b'-' } else { b })
     }
 
+    /// Whether it has no `_`.
+    pub(super) fn is_exact(&self) -> bool {
+        !self.0.contains('_')
+    }
+
     /// Whether it is this name.
     pub(super) fn is(&self, name: &str) -> bool {
         self.0.len() == name.len() && self.bytes().eq(name.bytes())

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Write as _};
 use fengda_plugins::api::{Code, Reject, RequestCtx};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header, request::Parts, uri::PathAndQuery};
 
-use super::fields::{self, has_token, remove_where};
+use super::fields::{self, Dashed, has_token, remove_where};
 use crate::{
     config::{Balance, Endpoint, Forward},
     downstream::Downstream,
@@ -61,7 +61,8 @@ impl Plan {
             possible && empty && !has_token(&head.headers, &header::UPGRADE, "h2c")
         });
         let upgrade = asked.cloned();
-        let expects = has_token(&head.headers, &header::EXPECT, "100-continue") && !empty;
+        // An HTTP/1.0 client would take the leave for the answer.
+        let expects = head.version != Version::HTTP_10 && !empty && has_token(&head.headers, &header::EXPECT, "100-continue");
         let trailers = has_token(&head.headers, &header::TE, "trailers");
         if !down.session.req_header().raw_path_is_utf8() {
             return Err(Reject::new(Code::BadRequest, "the request's target is not UTF-8; send it percent-encoded"));
@@ -129,9 +130,9 @@ fn target(head: &Parts, rules: &Forward) -> Result<PathAndQuery, Reject> {
 
 /// Says whom the request came from, over what and for which host: added to what is there if that is trusted, else in its place.
 fn forwarded(headers: &mut HeaderMap, ctx: &RequestCtx, scheme: &'static str, trust: bool) {
-    if !trust {
-        remove_where(headers, |name| name.begins("x-forwarded-") || name.is("forwarded") || name.is("x-real-ip"));
-    }
+    // A proxy of one's own may let through what its clients spell differently.
+    let doubtful = |name: &Dashed<'_>| !trust || !name.is_exact();
+    remove_where(headers, |name| doubtful(name) && (name.begins("x-forwarded-") || name.is("forwarded") || name.is("x-real-ip")));
     let mut path = String::with_capacity(40);
     for value in headers.get_all(&FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()) {
         path.push_str(value);
