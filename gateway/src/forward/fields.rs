@@ -28,6 +28,11 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a body is as it was made once its chunks are put together: no other coding was put around it for the connection.
+pub(super) fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    tokens(headers, &header::TRANSFER_ENCODING).all(|coding| coding.eq_ignore_ascii_case(b"chunked"))
+}
+
 /// Whether a field's list has this word.
 pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     tokens(headers, name).any(|token| token.eq_ignore_ascii_case(word.as_bytes()))

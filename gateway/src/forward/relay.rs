@@ -43,10 +43,15 @@ impl Forwarding<'_> {
     ) -> Result<(), Reject> {
         let Answer { mut response, connection, mut upload } = answer;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switched && !self.plan.upgrade {
-            let error = ModelError::Unreadable("it switched protocols unasked");
+        let unreadable = match () {
+            () if switched && !self.plan.upgrade => Some("it switched protocols unasked"),
+            () if !fields::is_plainly_framed(response.headers()) => Some("its body has a transfer coding besides `chunked`"),
+            () => None,
+        };
+        if let Some(unreadable) = unreadable {
+            let error = ModelError::Unreadable(unreadable);
             caller.note_failure(down.ctx.request_id.as_str(), &error);
-            let _ = attempt.settle(attempt.outcome_of(&error));
+            attempt.settle_once(attempt.outcome_of(&error));
             return Err(reject(&error.into()));
         }
         // What may go on for hours has answered with its head.
@@ -70,7 +75,8 @@ impl Forwarding<'_> {
                     connection.keep();
                 }
             }
-            Err(Broken::Client) => {}
+            // What it has of the response must not look like all of it, and what else it sent is no request.
+            Err(Broken::Client) => down.lost = true,
             Err(Broken::Upstream(error)) => {
                 caller.note_failure(down.ctx.request_id.as_str(), &error);
                 attempt.settle_once(attempt.outcome_of(&error));
@@ -85,6 +91,10 @@ impl Forwarding<'_> {
     fn head(&self, head: Parts, switched: bool, down: &mut Downstream) -> Box<pingora_http::ResponseHeader> {
         let mut headers = head.headers;
         let protocol = headers.get(header::UPGRADE).cloned().filter(|_| switched);
+        // It is not the length, or there is none to have (RFC 9112, section 6.3; RFC 9110, section 8.6).
+        if switched || head.status == StatusCode::NO_CONTENT || headers.contains_key(header::TRANSFER_ENCODING) {
+            headers.remove(header::CONTENT_LENGTH);
+        }
         fields::remove_hop_by_hop(&mut headers);
         if let Some(protocol) = protocol {
             headers.insert(header::UPGRADE, protocol);
@@ -109,10 +119,7 @@ impl Forwarding<'_> {
                     Moved::Written => moved = Instant::now(),
                     Moved::Read(data, last) => match upload.take(data, last) {
                         Ok(()) => {}
-                        Err(Stopped::Lost(_) | Stopped::TooLarge) => {
-                            down.lost = true;
-                            return Err(Broken::Client);
-                        }
+                        Err(Stopped::Lost(_) | Stopped::TooLarge) => return Err(Broken::Client),
                     },
                 },
                 () = upload.pass_on() => {}
@@ -121,7 +128,10 @@ impl Forwarding<'_> {
                     let frame = frame.transpose().map_err(|e| Broken::Upstream(ModelError::Broken(e.to_string())))?;
                     let part = match frame.map(|frame| frame.into_data().map_err(|frame| frame.into_trailers())) {
                         Some(Ok(data)) => HttpTask::Body(Some(data), false),
-                        Some(Err(Ok(trailers))) => HttpTask::Trailer(Some(Box::new(trailers))),
+                        Some(Err(Ok(mut trailers))) => {
+                            fields::remove_hop_by_hop(&mut trailers);
+                            HttpTask::Trailer(Some(Box::new(trailers)))
+                        }
                         Some(Err(Err(_))) => continue,
                         None => HttpTask::Body(None, true),
                     };
@@ -129,8 +139,9 @@ impl Forwarding<'_> {
                     down.queue(part).await?;
                 }
                 () = sleep_until(until) => {
-                    down.lost = true;
-                    return Err(if writing { Broken::Client } else { Broken::Upstream(ModelError::TimedOut) });
+                    // An upstream that may be waiting for the client's body is not to be blamed.
+                    let client_s_turn = writing || upload.want() == Want::Body;
+                    return Err(if client_s_turn { Broken::Client } else { Broken::Upstream(ModelError::TimedOut) });
                 }
             }
         }

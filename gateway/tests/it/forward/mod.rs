@@ -2,6 +2,7 @@
 
 mod bodies;
 mod endpoints;
+mod framing;
 mod upgrades;
 
 use std::{sync::atomic::Ordering, time::Duration};
@@ -12,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
 use super::{
@@ -179,6 +180,27 @@ async fn http2_clients_are_served_the_same() {
     assert_eq!((&seen["body"], &seen["headers"]["host"]), (&json!("hello"), &json!("test")));
     let reply = client::http2(gateway.public(), request("POST", "/mirror", &[], "there and back")).await;
     assert_eq!(reply.text(), "there and back");
+}
+
+/// An application that answers every request with these bytes.
+async fn says(answer: &'static str) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while stream.read_buf(&mut request).await.is_ok_and(|n| n > 0) {
+                    if request.ends_with(b"\r\n\r\n") {
+                        request.clear();
+                        let _ = stream.write_all(answer.as_bytes()).await;
+                    }
+                }
+            });
+        }
+    });
+    address
 }
 
 async fn read_until(client: &mut TcpStream, answer: &mut String, wanted: &str) {
