@@ -149,7 +149,14 @@ fn balance(raw: &raw::Balance, path: &Path, report: &mut Report) -> Balance {
                 Balance::RoundRobin
             }
         },
-        raw::Balance::Cookie(name) => Balance::Cookie(name.clone()),
+        raw::Balance::Cookie(name) => {
+            // A cookie's name is of the same characters as a field's (RFC 6265, section 4.1.1).
+            if HeaderName::try_from(name.as_str()).is_err() {
+                let at = path.at("cookie");
+                report.add(&at, format!("{} is no name of a cookie", report.shown(&at, name)), "such as `sid`".to_owned());
+            }
+            Balance::Cookie(name.clone())
+        }
     }
 }
 

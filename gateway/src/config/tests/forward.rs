@@ -74,6 +74,7 @@ fn what_says_nothing_to_a_protocol_is_no_key_of_it() {
   b: {{protocol: http, endpoints: ['http://h'], balance: randomly, eject: {{failures: 0, for: 1ms}}}}
   c: {{protocol: http, endpoints: ['https://b c', 'https://-'], ca: none.pem, balance: {{header: 'a b'}}}}
   d: {{protocol: http, endpoints: [{}]}}
+  e: {{protocol: http, endpoints: ['http://h'], balance: {{cookie: 'sid='}}}}
 ",
         many.join(", ")
     );
@@ -92,6 +93,7 @@ fn what_says_nothing_to_a_protocol_is_no_key_of_it() {
         "6:68: the key file",
         "6:96: `a b` is no name of a header field",
         "7:23: 65 endpoints, and at most 64 are taken",
+        "8:66: `sid=` is no name of a cookie | such as `sid`",
     ];
     expect(&text, &expected);
 }
