@@ -299,6 +299,13 @@ routes: [{{ path: /v1/chat, chain: [auth, context, circuit_breaker], flow: model
     ];
     assert_eq!(said_of(&text), (expected.map(str::to_owned).to_vec(), Some(0)));
     assert_eq!(said_of(TENANT).0, ["config.yaml: no problems; 1 tenant, 2 routes, 1 upstream"]);
+    let app =
+        "upstreams: { model: { protocol: demo }, app: { protocol: http, endpoints: [\"http://a:1\"], timeouts: { first_byte: 2s } } }";
+    for (timeout, doubted) in [("1500ms", true), ("2s", false)] {
+        let routes = format!("routes: [{{ path: /, public: true, chain: [circuit_breaker: {{ timeout: {timeout} }}], upstream: app }}]");
+        let doubt = "config.yaml:2:115: warning: `first_byte` is longer than the `timeout` of `circuit_breaker` on route `/`";
+        assert_eq!(said_of(&format!("{TENANT}{app}\n{routes}\n")).0.iter().any(|line| line == doubt), doubted, "{timeout}");
+    }
     let (said, code) = said_of(&format!("{TENANT}data: broken.lua/data\n"));
     assert!(said[0] == "config.yaml:2:7: `broken.lua` is a file" && code == Some(1), "{said:?}");
 }

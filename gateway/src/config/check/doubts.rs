@@ -2,7 +2,7 @@
 
 use fengda_plugins::circuit_breaker::BreakerConfig;
 
-use crate::config::{Config, Target, diagnostic::Report, path::Path};
+use crate::config::{Config, Forward, Route, Target, Upstream, diagnostic::Report, path::Path};
 
 pub(super) fn raise<'a>(config: &Config, plugins: impl Iterator<Item = &'a String>, report: &mut Report) {
     if config.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
@@ -38,15 +38,33 @@ fn data(config: &Config, report: &mut Report) {
     }
 }
 
-/// A turn that ends before its call of the model may never sees the breaker's timeout, nor a retry.
+/// A turn that ends before its call of the model may never sees the breaker's timeout, nor a retry; and a breaker that gives up
+/// before the application may have begun to answer never sees the end of that time.
 fn breaker(config: &Config, report: &mut Report) {
-    let flows = config.routes.iter().filter(|route| matches!(route.target, Target::Flow { .. }));
-    for entry in flows.flat_map(|route| &route.chain).filter(|entry| entry.plugin == "circuit_breaker") {
-        let Ok(breaker) = serde_yaml::from_value::<BreakerConfig>(entry.config.clone()) else { continue };
-        if breaker.timeout > config.turn_deadline {
-            let hint = "slow calls are cut off by the turn, and count for nothing: make the deadline the longer one".to_owned();
-            report.warn(&Path::parse("turn.deadline"), "`turn.deadline` is shorter than the `timeout` of `circuit_breaker`", hint);
-            return;
+    let named = |route: &Route| {
+        let entry = route.chain.iter().find(|entry| entry.plugin == "circuit_breaker")?;
+        serde_yaml::from_value::<BreakerConfig>(entry.config.clone()).ok()
+    };
+    let mut short_turns = false;
+    for (route, breaker) in config.routes.iter().filter_map(|route| Some((route, named(route)?))) {
+        match &route.target {
+            Target::Flow { .. } => short_turns |= breaker.timeout > config.turn_deadline,
+            Target::Forward(forward) => impatient(config, route, forward, &breaker, report),
+            _ => {}
         }
+    }
+    if short_turns {
+        let hint = "slow calls are cut off by the turn, and count for nothing: make the deadline the longer one".to_owned();
+        report.warn(&Path::parse("turn.deadline"), "`turn.deadline` is shorter than the `timeout` of `circuit_breaker`", hint);
+    }
+}
+
+fn impatient(config: &Config, route: &Route, forward: &Forward, breaker: &BreakerConfig, report: &mut Report) {
+    let Some(Upstream::Http(http)) = config.upstreams.get(&forward.upstream) else { return };
+    if breaker.timeout < http.timeouts.first_byte {
+        let at = Path::parse("upstreams").at(&*forward.upstream).at("timeouts").at("first_byte");
+        let message = format!("`first_byte` is longer than the `timeout` of `circuit_breaker` on route `{}`", route.path);
+        let hint = "a response that begins after `timeout` is a 504 and a failure: `circuit_breaker: { timeout: … }` in the route's chain";
+        report.warn(&at, message, hint.to_owned());
     }
 }
