@@ -1,5 +1,7 @@
 //! What a request's head must be like before anything routes on it: read by us as every other server reads it, or not at all.
 
+use std::net::Ipv6Addr;
+
 use fengda_plugins::api::{Code, Reject};
 use http::{Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
 use memchr::memchr_iter;
@@ -66,7 +68,7 @@ fn framing(head: &Parts, raw: &[u8]) -> Result<(), &'static str> {
     }
     match head.headers.get(header::HOST) {
         None if head.version == Version::HTTP_11 => Err("an HTTP/1.1 request needs a Host field"),
-        Some(host) if !host.as_bytes().iter().all(|b| is_host(*b)) => Err("the Host field is not a host and port"),
+        Some(host) if !is_host_and_port(host.as_bytes()) => Err("the Host field is not a host and port"),
         _ => Ok(()),
     }
 }
@@ -76,9 +78,22 @@ fn has_length(raw: &[u8]) -> bool {
     memchr_iter(b'\n', raw).any(|at| raw[at + 1..].get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
 }
 
-/// What a host and port are made of (RFC 3986, section 3.2.2).
-fn is_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte)
+/// Whether it is a host, maybe with a port (RFC 3986, section 3.2.2), that everybody takes for the same: so not an empty one, and
+/// none with a comma, which some split at.
+fn is_host_and_port(host: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(host) else { return false };
+    let after_host = match text.strip_prefix('[') {
+        Some(literal) => {
+            let Some((address, rest)) = literal.split_once(']') else { return false };
+            address.parse::<Ipv6Addr>().ok().map(|_| rest)
+        }
+        None => {
+            let name = text.bytes().take_while(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(b)).count();
+            (name > 0).then(|| &text[name..])
+        }
+    };
+    let is_port = |port: &str| port.is_empty() || (port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok());
+    after_host.is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
 }
 
 fn size(head: &Parts, limits: &Limits) -> Result<(), Reject> {

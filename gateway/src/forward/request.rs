@@ -89,6 +89,7 @@ impl Plan {
         let method = head.method.clone();
         let https = down.is_secure();
         forwarded(&mut headers, &down.ctx, if https { "https" } else { "http" }, rules.trust_forwarded);
+        unframe(&mut headers);
         say_who(&mut headers, &down.ctx);
         fields::apply(&rules.request, &mut headers);
         if rules.own_host {
@@ -144,6 +145,11 @@ fn forwarded(headers: &mut HeaderMap, ctx: &RequestCtx, scheme: &'static str, tr
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
+}
+
+/// Takes out what an application that reads `_` as `-` could take for the message's framing.
+fn unframe(headers: &mut HeaderMap) {
+    remove_where(headers, |name| !name.is_exact() && (name.is("content-length") || name.is("transfer-encoding")));
 }
 
 /// Puts in what only we can know. Nothing like it comes through from outside.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::{
     HeaderName, Uri,
-    uri::{PathAndQuery, Scheme},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 
@@ -174,7 +174,8 @@ fn endpoint(url: &str, path: &Path, report: &mut Report) -> Option<Endpoint> {
         () if !tls && *scheme != Scheme::HTTP => Some("an endpoint begins with `http://` or `https://`"),
         () if authority.as_str().contains('@') => Some("an endpoint holds no user and password"),
         () if !bare => Some("an endpoint is a scheme, host and port, without a path"),
-        () if authority.port().is_some() && authority.port_u16().is_none_or(|port| port == 0) => Some("an endpoint's port is 1 to 65535"),
+        () if !has_port_or_none(authority) => Some("an endpoint's port is 1 to 65535"),
+        () if url.contains('#') => Some("an endpoint is a scheme, host and port, without a fragment"),
         () if tls && ServerName::try_from(host.as_str()).is_err() => Some("no certificate can be for this host"),
         () => None,
     };
@@ -184,4 +185,10 @@ fn endpoint(url: &str, path: &Path, report: &mut Report) -> Option<Endpoint> {
     }
     let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
     Some(Endpoint { host, port, authority: authority.as_str().to_owned(), tls })
+}
+
+/// Whether what follows the host, if anything, is a port that can be connected to. `Authority::port` has none where it is too large.
+fn has_port_or_none(authority: &Authority) -> bool {
+    let after_host = authority.as_str().rsplit('@').next().and_then(|rest| rest.strip_prefix(authority.host()));
+    after_host.is_some_and(|rest| rest.is_empty() || authority.port_u16().is_some_and(|port| port != 0))
 }
