@@ -151,7 +151,7 @@ impl Default for Limits {
 
 impl Default for FlowLimits {
     fn default() -> Self {
-        Self { cpu: Duration::from_millis(50), share: units::Percent(25), memory: 32 << 20, output: 64 << 10 }
+        Self { cpu: Duration::from_millis(50), share: units::Percent(15), memory: 32 << 20, output: 64 << 10 }
     }
 }
 

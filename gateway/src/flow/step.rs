@@ -25,7 +25,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { cpu: Duration::from_millis(50), share: 25, memory: 32 << 20, output: 64 << 10, effects: 32, log_lines: 100 }
+        Self { cpu: Duration::from_millis(50), share: 15, memory: 32 << 20, output: 64 << 10, effects: 32, log_lines: 100 }
     }
 }
 
