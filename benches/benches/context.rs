@@ -56,7 +56,7 @@ fn words() -> (Text, Text) {
 async fn begin(context: &Context, key: &SessionKey, message_id: &Text) -> Begun {
     let until = Clock::system().now().after(Duration::from_secs(10));
     let (q, _) = words();
-    match context.begin(BeginTurn { key, message_id, q: &q, until, wait: Duration::ZERO, seen: None }).await {
+    match context.begin(BeginTurn { key, message_id, q: &q, until, wait: Duration::ZERO, seen: None, limits: &[] }).await {
         Ok(Begin::Run(begun)) => begun,
         other => panic!("not begun: {other:?}"),
     }
@@ -87,7 +87,7 @@ fn begins(c: &mut Criterion) {
     c.bench_function("begin and release, hot, 100 turns", |b| {
         b.iter(|| {
             let begun = rt.block_on(begin(&hot, &key, &id));
-            hot.release(&begun.claim);
+            hot.release(begun.claim.as_ref().expect("the store is there"));
             black_box(begun.state.seq)
         });
     });
@@ -96,7 +96,7 @@ fn begins(c: &mut Criterion) {
     c.bench_function("begin and release, cold, 100 turns", |b| {
         b.iter(|| {
             let begun = rt.block_on(begin(&cold, &key, &id));
-            cold.release(&begun.claim);
+            cold.release(begun.claim.as_ref().expect("the store is there"));
             black_box(begun.state.seq)
         });
     });

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod circuit_breaker;
 pub mod context;
 pub mod rate_limit;
+pub mod redis;
 #[cfg(test)]
 mod testing;
 pub mod units;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fengda_plugins::api::{Begin, BeginTurn, Begun, Commit, Text, TurnError, TurnPhase};
+use fengda_plugins::api::{Begin, BeginTurn, Begun, Commit, Committed, Text, TurnError, TurnPhase};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout, timeout_at},
@@ -83,6 +83,7 @@ impl Task {
         let phase = chain.turn_phase().expect("a flow route without such a plugin is refused by the configuration");
         match self.begin(phase).await {
             Ok(Begin::Answered(turn)) => (Outcome::Answered(Arc::new(Answer::from(&*turn))), Ended::Repeated),
+            Ok(Begin::Limited(_)) => refuse(Refused::InProgress),
             Ok(Begin::Run(begun)) => {
                 let held = Held { phase, begun: Some(begun) };
                 self.run_and_commit(held).await
@@ -107,6 +108,7 @@ impl Task {
             until: self.gateway.clock.now().after(left),
             wait: self.deadline.saturating_duration_since(Instant::now()),
             seen: self.message.seen,
+            limits: &[],
         };
         // Later than the wait for another turn, whose end is no fault of the store.
         timeout_at(self.deadline + BEGIN_GRACE, phase.begin(turn))
@@ -152,7 +154,10 @@ impl Task {
             match committed.unwrap_or_else(|_| Err(TurnError::Unavailable("no answer to a commit in time".into()))) {
                 Ok(committed) => {
                     held.spent();
-                    return Some(Answer::from(&*committed.turn));
+                    return match committed {
+                        Committed::Stored(turn) => Some(Answer::from(&*turn)),
+                        Committed::Aside => None,
+                    };
                 }
                 Err(TurnError::Unavailable(_)) if tries < COMMIT_TRIES => tokio::time::sleep(COMMIT_PAUSE).await,
                 // The session was erased meanwhile, as its user wished.
@@ -326,8 +331,8 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if let Some(begun) = &self.begun {
-            self.phase.release(&begun.claim);
+        if let Some(claim) = self.begun.as_ref().and_then(|begun| begun.claim.as_ref()) {
+            self.phase.release(claim);
         }
     }
 }

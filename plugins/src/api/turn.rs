@@ -128,6 +128,9 @@ pub struct Version {
 pub struct SessionState {
     /// Which state this is.
     pub version: Version,
+    /// Changes with every erasure of the session or of its user: what was begun under another one is not kept. A
+    /// store that cannot get out of reach leaves it 0.
+    pub epoch: u64,
     /// The newest committed turn's number; 0 before the first. Survives trimming and erasure.
     pub seq: u64,
     /// The kept turns, oldest first.
@@ -160,6 +163,30 @@ pub struct BeginTurn<'a> {
     pub wait: Duration,
     /// The newest turn the client says it saw.
     pub seen: Option<u64>,
+    /// Limits on the user's turns that all gateways on one store keep together. A store of one process leaves them to that process.
+    pub limits: &'a [UserLimit],
+}
+
+/// How many turns a user may begin: one in each `period`, and `burst` at once. Counted where the user's conversations are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserLimit {
+    /// Tells it from the user's other limits.
+    pub name: Arc<str>,
+    /// In which one turn comes back.
+    pub period: Duration,
+    /// Turns at once, at least 1.
+    pub burst: u32,
+    /// It counts and refuses nothing.
+    pub shadow: bool,
+}
+
+/// What a [`UserLimit`] said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limited {
+    /// Which of [`BeginTurn::limits`].
+    pub index: usize,
+    /// Until one more turn may begin.
+    pub wait: Duration,
 }
 
 /// The exclusive right to write the next turn of a session, until it lapses.
@@ -179,8 +206,9 @@ pub struct Claim {
 /// A turn that may run.
 #[derive(Debug)]
 pub struct Begun {
-    /// The right to commit it.
-    pub claim: Claim,
+    /// The right to commit it. None while the store cannot be reached: then the conversation is as this gateway last saw it, and the
+    /// turn is kept aside until it can be stored.
+    pub claim: Option<Claim>,
     /// The conversation so far.
     pub state: Arc<SessionState>,
     /// The client saw turns that the store does not have: they were lost or erased.
@@ -194,6 +222,8 @@ pub enum Begin {
     Run(Begun),
     /// This message was answered before; here is that turn.
     Answered(Arc<Turn>),
+    /// The user has begun too many.
+    Limited(Limited),
 }
 
 /// What a turn leaves behind.
@@ -215,11 +245,13 @@ pub struct Commit {
     pub user_slots: Vec<SlotDelta>,
 }
 
-/// A turn that is in the store.
+/// A turn that is kept.
 #[derive(Debug, Clone)]
-pub struct Committed {
-    /// The turn with its number.
-    pub turn: Arc<Turn>,
+pub enum Committed {
+    /// It is in the store; here it is with its number.
+    Stored(Arc<Turn>),
+    /// It is on this gateway's disk until the store can be reached, and gets its number then.
+    Aside,
 }
 
 /// Why a turn could not begin or commit, or a history not be read.
@@ -247,7 +279,8 @@ pub trait TurnPhase: Send + Sync {
     /// Looks the message up, claims the session and returns its state.
     fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>>;
 
-    /// Appends the turn, applies the changes, gives up the claim: all or nothing, durable when it returns.
+    /// Appends the turn, applies the changes, gives up the claim: all or nothing, durable when it returns. A turn without a claim is put
+    /// aside, and so may one be whose store has gone away meanwhile.
     /// If it does not return in time, or fails as [`TurnError::Unavailable`], it may be called again with the same: that makes no second turn.
     fn commit<'a>(&'a self, begun: &'a Begun, commit: Commit) -> BoxFuture<'a, Result<Committed, TurnError>>;
 

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod conformance;
 pub mod embedded;
 mod meters;
+pub mod redis;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -118,10 +119,11 @@ impl TurnPhase for Context {
     fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>> {
         Box::pin(async move {
             let (mark, cached) = (self.cache.mark(), self.cache.get(turn.key));
-            let BeginTurn { key, message_id, q, until, wait, seen } = turn;
-            let request = BeginRequest { key, message_id, q, until, wait, known: cached.as_ref() };
+            let BeginTurn { key, message_id, q, until, wait, seen, limits } = turn;
+            let request = BeginRequest { key, message_id, q, until, wait, known: cached.as_ref(), limits };
             let (claim, state) = match settle(self.store.begin(request)).await? {
                 StoreBegin::Answered(turn) => return Ok(Begin::Answered(turn)),
+                StoreBegin::Limited(limited) => return Ok(Begin::Limited(limited)),
                 StoreBegin::Claimed { claim, state } => (claim, state),
             };
             self.cache.count_lookup(cached.is_some(), state.is_none());
@@ -134,16 +136,17 @@ impl TurnPhase for Context {
                 (None, None) => Arc::default(),
             };
             let gap = seen.is_some_and(|seen| seen > state.seq);
-            Ok(Begin::Run(Begun { claim, state, gap }))
+            Ok(Begin::Run(Begun { claim: Some(claim), state, gap }))
         })
     }
 
     fn commit<'a>(&'a self, begun: &'a Begun, commit: Commit) -> BoxFuture<'a, Result<Committed, TurnError>> {
         Box::pin(async move {
+            let claim = begun.claim.as_ref().ok_or_else(|| TurnError::Unavailable("begun without the store".into()))?;
             let mark = self.cache.mark();
-            let stored = self.store.commit(&begun.claim, &begun.state, commit).await?;
-            self.cache.insert(&begun.claim.key, &stored.state, mark);
-            Ok(Committed { turn: stored.turn })
+            let stored = self.store.commit(claim, &begun.state, commit).await?;
+            self.cache.insert(&claim.key, &stored.state, mark);
+            Ok(Committed::Stored(stored.turn))
         })
     }
 

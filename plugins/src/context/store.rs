@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::api::{BoxFuture, Claim, Commit, SessionKey, SessionState, Step, Text, Timestamp, Turn, TurnError, UserKey, Version};
+use crate::api::{
+    BoxFuture, Claim, Commit, Limited, SessionKey, SessionState, Step, Text, Timestamp, Turn, TurnError, UserKey, UserLimit, Version,
+};
 
 /// What a store is told when a turn begins.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,8 @@ pub struct BeginRequest<'a> {
     pub wait: Duration,
     /// The newest state the caller holds. A store compares its version only; if it is the current one, no history is moved.
     pub known: Option<&'a Arc<SessionState>>,
+    /// See [`BeginTurn::limits`](crate::api::BeginTurn::limits). A message that was answered before is not counted.
+    pub limits: &'a [UserLimit],
 }
 
 /// How a turn begins at a store.
@@ -33,6 +37,8 @@ pub enum StoreBegin {
     },
     /// This message was answered before; here is that turn.
     Answered(Arc<Turn>),
+    /// A limit refuses it; nothing was claimed.
+    Limited(Limited),
 }
 
 /// A turn that a store has taken.

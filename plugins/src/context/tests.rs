@@ -16,7 +16,7 @@ use super::{
     settle, spec,
 };
 use crate::api::{
-    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Meters, Problem, Scope, SessionKey, SessionState, Step,
+    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Problem, Scope, SessionKey, SessionState, Step,
     TenantBuild, TurnError, TurnPhase, UserKey, Version, parse_config,
 };
 
@@ -105,15 +105,23 @@ impl Opened {
         let (message_id, q) = (id.into(), format!("q {id}").into());
         let wait = Duration::from_secs(60);
         let until = self.clock.now().after(wait);
-        match self.context.begin(BeginTurn { key, message_id: &message_id, q: &q, until, wait, seen }).await.unwrap() {
+        match self.context.begin(BeginTurn { key, message_id: &message_id, q: &q, until, wait, seen, limits: &[] }).await.unwrap() {
             Begin::Run(begun) => begun,
             Begin::Answered(turn) => panic!("answered as {}", turn.seq),
+            Begin::Limited(limited) => panic!("{limited:?}"),
         }
     }
 
     async fn turn(&self, key: &SessionKey, id: &str) -> u64 {
         let begun = self.begin(key, id, None).await;
-        self.context.commit(&begun, commit(id)).await.unwrap().turn.seq
+        self.context.commit(&begun, commit(id)).await.map(seq).unwrap()
+    }
+}
+
+fn seq(committed: Committed) -> u64 {
+    match committed {
+        Committed::Stored(turn) => turn.seq,
+        Committed::Aside => panic!("put aside"),
     }
 }
 
@@ -139,9 +147,9 @@ async fn a_message_that_waited_sees_its_predecessors_turn_without_a_read() {
     let second = async {
         let begun = o.begin(&key, "m3", None).await;
         assert_eq!(begun.state.seq, 2);
-        o.context.commit(&begun, commit("m3")).await.unwrap().turn.seq
+        o.context.commit(&begun, commit("m3")).await.map(seq).unwrap()
     };
-    let first = async { o.context.commit(&first, commit("m2")).await.unwrap().turn.seq };
+    let first = async { o.context.commit(&first, commit("m2")).await.map(seq).unwrap() };
     assert_eq!(tokio::join!(second, first), (3, 2));
 }
 
@@ -198,7 +206,7 @@ async fn a_copy_from_before_an_erasure_does_not_come_back() {
     let (key, cache) = (session("a"), &o.context.cache);
     let begun = o.begin(&key, "m1", None).await;
     let mark = cache.mark();
-    let stored = o.store.commit(&begun.claim, &begun.state, commit("m1")).await.unwrap(); // its caller is slow to take note
+    let stored = o.store.commit(begun.claim.as_ref().unwrap(), &begun.state, commit("m1")).await.unwrap(); // its caller is slow to take note
     for user in [false, true] {
         if user {
             o.context.erase_user(key.user()).await.unwrap();
@@ -220,7 +228,7 @@ async fn a_client_that_saw_more_than_there_is_has_a_gap() {
     for (seen, gap) in [(None, false), (Some(0), false), (Some(1), false), (Some(2), true)] {
         let begun = o.begin(&key, "m2", seen).await;
         assert_eq!(begun.gap, gap, "{seen:?}");
-        o.context.release(&begun.claim);
+        o.context.release(begun.claim.as_ref().unwrap());
     }
 }
 
@@ -256,7 +264,7 @@ async fn lookups_are_counted_by_what_the_cache_had() {
     o.turn(&key, "m2").await;
     // A write past the cache.
     let begun = o.begin(&key, "m3", None).await;
-    o.store.commit(&begun.claim, &begun.state, commit("m3")).await.unwrap();
+    o.store.commit(begun.claim.as_ref().unwrap(), &begun.state, commit("m3")).await.unwrap();
     o.turn(&key, "m4").await;
     let lookups = |outcome| counted(&o.meters, "fengda_context_cache_lookups_total", outcome);
     assert_eq!((lookups("miss"), lookups("hit"), lookups("stale")), (1, 2, 1));

@@ -59,6 +59,7 @@ impl Subject {
         match self.begin(key, id, None).await.unwrap() {
             StoreBegin::Claimed { claim, state } => (claim, state.unwrap_or_default()),
             StoreBegin::Answered(turn) => panic!("answered as {}", turn.seq),
+            StoreBegin::Limited(limited) => panic!("limited: {limited:?}"),
         }
     }
 
@@ -93,7 +94,7 @@ impl Subject {
     ) -> Result<StoreBegin, TurnError> {
         let (message_id, q) = (id.into(), format!("q {id}").into());
         let until = self.clock.now().after(TURN);
-        settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, wait, known })).await
+        settle(self.store.begin(BeginRequest { key, message_id: &message_id, q: &q, until, wait, known, limits: &[] })).await
     }
 }
 

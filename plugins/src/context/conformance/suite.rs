@@ -94,7 +94,7 @@ suite! { ($)
             let StoreBegin::Answered(turn) = s.begin(&key, "m1", known).await.unwrap() else { panic!() };
             assert_eq!(turn, first.turn);
             let (id, q, until) = ("m1".into(), "other".into(), s.clock.now().after(TURN));
-            let reused = settle(s.store.begin(BeginRequest { key: &key, message_id: &id, q: &q, until, wait: TURN, known })).await;
+            let reused = settle(s.store.begin(BeginRequest { key: &key, message_id: &id, q: &q, until, wait: TURN, known, limits: &[] })).await;
             assert_eq!(reused.unwrap_err(), TurnError::MessageIdReused);
         }
         s.claim(&key, "m2").await.0.fence.checked_sub(1).unwrap(); // none of these left a claim behind

@@ -126,7 +126,7 @@ impl Writer {
             group.users.insert(claim.key.user().clone(), (user, user_slots.clone()));
         }
         let version = Version { session: head.version, user: user.version };
-        let state = Arc::new(SessionState { version, seq: turn.seq, turns, slots, user_slots });
+        let state = Arc::new(SessionState { version, epoch: 0, seq: turn.seq, turns, slots, user_slots });
         group.staged.push(Staged { claim, stored: Stored { turn, state }, head, user, dropped, reply });
     }
 

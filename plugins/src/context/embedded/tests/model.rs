@@ -132,6 +132,7 @@ impl Run {
         let known = self.copies[i].clone();
         match self.s().begin(&self.keys[i], &id, known.as_ref()).await.unwrap() {
             StoreBegin::Answered(turn) => assert_eq!(Some(turn.message_id.expose()), repeated.as_deref()),
+            StoreBegin::Limited(limited) => panic!("{limited:?}"),
             StoreBegin::Claimed { claim, state } => {
                 assert_eq!(repeated, None);
                 let base = state.or(known).unwrap();
