@@ -1,20 +1,25 @@
 //! How Redis is reached.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::api::Secret;
 
 /// Where Redis is and how it is spoken to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisConfig {
-    /// `host:port` of the server; of several nodes or sentinels, those that are asked first.
+    /// `host:port` of the server; of several nodes or sentinels, those that are asked first. At least one; an IPv6 address without its
+    /// brackets.
     pub servers: Vec<(String, u16)>,
     /// What stands there.
     pub mode: Mode,
+    /// The number of the database; 0 in a cluster, which has no other.
+    pub database: u32,
     /// The ACL user; without one `default`.
     pub username: Option<String>,
     /// That user's password.
     pub password: Option<Secret>,
+    /// TLS towards all servers, sentinels too; in the clear if absent.
+    pub tls: Option<RedisTls>,
     /// How long a command may take; so may a connection.
     pub timeout: Duration,
 }
@@ -31,4 +36,22 @@ pub enum Mode {
     },
     /// Redis Cluster.
     Cluster,
+}
+
+/// TLS towards Redis. All texts are PEM (RFC 7468).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RedisTls {
+    /// The certificates to trust instead of the machine's.
+    pub ca: Option<Arc<str>>,
+    /// What this gateway shows of itself, where the server asks for it.
+    pub client: Option<ClientCertificate>,
+}
+
+/// A certificate chain and the key of its first certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The gateway's own certificate first.
+    pub chain: Arc<str>,
+    /// Its private key, not encrypted.
+    pub key: Secret,
 }

@@ -14,7 +14,7 @@ pub mod server;
 mod tests;
 
 pub use self::{
-    config::{Mode, RedisConfig},
+    config::{ClientCertificate, Mode, RedisConfig, RedisTls},
     fault::Fault,
     link::{Listener, Redis},
     script::Script,

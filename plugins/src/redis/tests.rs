@@ -13,8 +13,10 @@ fn config(server: &Server) -> RedisConfig {
     RedisConfig {
         servers: vec![("127.0.0.1".into(), server.port())],
         mode: Mode::Standalone,
+        database: 0,
         username: None,
         password: None,
+        tls: None,
         timeout: Duration::from_millis(500),
     }
 }
