@@ -10,7 +10,7 @@ use std::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use fengda_plugins::{
     api::{Begin, BeginTurn, Begun, Clock, Commit, Meters, SessionKey, Tenant, Text, TurnPhase},
-    context::{Context, ContextConfig, Durability},
+    context::{Backend, Context, ContextConfig, Durability},
 };
 use tokio::runtime::Runtime;
 
@@ -33,7 +33,7 @@ impl Drop for Scratch {
 
 fn open(dir: &Scratch, durability: Durability, cache_size: u64) -> Arc<Context> {
     let config = ContextConfig {
-        durability,
+        backend: Backend::Embedded(durability),
         cache_size,
         cache_idle: Duration::from_secs(1800),
         history_turns: 100,

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fengda_plugins::{api::TurnError, context::Context};
+use fengda_plugins::{api::TurnError, context::Context, redis::Redis};
 use http::{Method, StatusCode, Uri, header};
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
@@ -46,6 +46,8 @@ pub struct Admin {
     gateway: Arc<Gateway>,
     /// The conversations, if a route keeps any.
     context: Option<Arc<Context>>,
+    /// The way to Redis, if the store is there.
+    redis: Option<Arc<Redis>>,
     /// True once the gateway drains.
     draining: watch::Receiver<bool>,
     connections: AtomicUsize,
@@ -72,8 +74,8 @@ impl Answer {
 
 impl Admin {
     /// For one gateway and its conversations; `draining` turns true when it is about to stop.
-    pub fn new(gateway: Arc<Gateway>, context: Option<Arc<Context>>, draining: watch::Receiver<bool>) -> Self {
-        Self { gateway, context, draining, connections: AtomicUsize::new(0), crowded: Notify::new() }
+    pub fn new(gateway: Arc<Gateway>, context: Option<Arc<Context>>, redis: Option<Arc<Redis>>, draining: watch::Receiver<bool>) -> Self {
+        Self { gateway, context, redis, draining, connections: AtomicUsize::new(0), crowded: Notify::new() }
     }
 
     async fn answer(&self, method: &Method, uri: &Uri, from_page: bool) -> Answer {
@@ -131,6 +133,7 @@ impl Admin {
             "flows": current.flows,
             "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
             "plugins": snapshot.plugin_status(),
+            "redis": self.redis.as_ref().map(|redis| json!({ "up": redis.is_up() })),
         });
         Answer::json(StatusCode::OK, &body)
     }

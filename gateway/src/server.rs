@@ -12,7 +12,8 @@ use std::{
 
 use fengda_plugins::{
     api::{Clock, Registry},
-    context::{Context, ContextConfig, Durability, OpenError, Slot},
+    context::{Backend, Context, ContextConfig, Durability, OpenError, Slot},
+    redis::Redis,
 };
 use pingora_core::{
     apps::ServerApp,
@@ -65,7 +66,7 @@ pub enum StartError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] Diagnostics),
-    /// The embedded store cannot be opened.
+    /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
     /// An address cannot be listened on.
@@ -115,7 +116,11 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     let workshop = Workshop { registry, clock: options.clock.clone(), metrics: Arc::new(Metrics::new()) };
     let (public_socket, public) = bind("listen", config.listen)?;
     let (admin_socket, admin) = config.admin.map(|address| bind("admin", address)).transpose()?.unzip();
-    let open = || Context::open(&context_config(&config), options.clock, workshop.metrics.meters());
+    let redis = match &config.store.backend {
+        config::Backend::Redis(store) => Some(Redis::open(store.link.clone(), workshop.metrics.meters())?),
+        config::Backend::Embedded { .. } => None,
+    };
+    let open = || Context::open(&context_config(&config, redis.clone()), options.clock, workshop.metrics.meters());
     let context = config.keeps_conversations().then(open).transpose()?;
     if let Some(context) = &context {
         slot.set(context.clone()).ok().expect("the slot was made above");
@@ -131,7 +136,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     let (stop_admin, administering) = watch::channel(false);
     let control = Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
     if let Some(socket) = admin_socket {
-        let admin = Admin::new(gateway.clone(), context.clone(), drains);
+        let admin = Admin::new(gateway.clone(), context.clone(), redis, drains);
         control.spawn(listen("admin".into(), admin, socket, administering));
     }
     control.spawn(watch_files(gateway.clone()));
@@ -189,13 +194,14 @@ impl Running {
     }
 }
 
-fn context_config(config: &Config) -> ContextConfig {
+fn context_config(config: &Config, redis: Option<Arc<Redis>>) -> ContextConfig {
     let store = &config.store;
+    let durability = match store.backend {
+        config::Backend::Embedded { durability: config::Durability::Disk } => Durability::Disk,
+        _ => Durability::Os,
+    };
     ContextConfig {
-        durability: match store.durability {
-            config::Durability::Os => Durability::Os,
-            config::Durability::Disk => Durability::Disk,
-        },
+        backend: redis.map_or(Backend::Embedded(durability), Backend::Redis),
         cache_size: store.cache_size,
         cache_idle: store.cache_idle,
         history_turns: store.history_turns,

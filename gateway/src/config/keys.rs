@@ -3,6 +3,7 @@
 
 use std::path::{Path as FilePath, PathBuf};
 
+use fengda_plugins::api::Secret;
 use serde_yaml::Value;
 
 use super::{
@@ -28,62 +29,78 @@ pub(super) struct KeyFile {
 
 /// Puts the text of the file into the place of each path of one, and returns these files.
 pub(super) fn read_in(raw: &mut Raw, report: &mut Report) -> Vec<KeyFile> {
-    let mut read = Vec::new();
+    let mut files = Files { read: Vec::new(), report };
     for (name, tenant) in &mut raw.tenants {
         let keys = tenant.as_mut().and_then(|tenant| tenant.keys.as_sequence_mut());
         for (i, key) in keys.into_iter().flatten().enumerate() {
             let Some(Value::String(key)) = key.get_mut("public_key") else { continue };
             let place = Path::parse("tenants").at(name.as_str()).at("keys").at(i).at("public_key");
-            if let Some(text) = text(format!("a key file of `{name}`"), place, key, MAX_BYTES, &mut read, report) {
-                *key = text;
-            }
+            files.put(&format!("a key file of `{name}`"), place, Some(key), MAX_BYTES);
         }
     }
     if let Some(raw::Tls { cert, key }) = &mut raw.tls {
         let at = |key: &str| Path::parse("tls").at(key);
-        if let Some(cert) = cert
-            && let Some(text) = text("the certificate".to_owned(), at("cert"), cert, MAX_BYTES, &mut read, report)
-        {
-            *cert = text;
-        }
-        if let Some(key) = key
-            && let Some(text) = text("the certificate's key".to_owned(), at("key"), key.expose(), MAX_BYTES, &mut read, report)
-        {
-            *key = text.into();
-        }
+        files.put("the certificate", at("cert"), cert.as_mut(), MAX_BYTES);
+        files.put_secret("the certificate's key", at("key"), key.as_mut());
+    }
+    if let Some(raw::RedisTls { ca, cert, key }) = raw.store.redis.as_mut().and_then(|redis| redis.tls.as_mut()) {
+        let at = |key: &str| Path::parse("store.redis.tls").at(key);
+        files.put("the authorities of Redis", at("ca"), ca.as_mut(), MAX_AUTHORITIES);
+        files.put("the certificate for Redis", at("cert"), cert.as_mut(), MAX_BYTES);
+        files.put_secret("the key of the certificate for Redis", at("key"), key.as_mut());
     }
     for (name, upstream) in raw.upstreams.iter_mut().flatten() {
-        let Some(ca) = upstream.as_mut().and_then(|upstream| upstream.ca.as_mut()) else { continue };
+        let ca = upstream.as_mut().and_then(|upstream| upstream.ca.as_mut());
         let place = Path::parse("upstreams").at(name.as_str()).at("ca");
-        if let Some(text) = text(format!("the authorities of `{name}`"), place, ca, MAX_AUTHORITIES, &mut read, report) {
-            *ca = text;
-        }
+        files.put(&format!("the authorities of `{name}`"), place, ca, MAX_AUTHORITIES);
     }
-    read
+    files.read
 }
 
-/// The text of the file that a value names, unless it is no path. A file that cannot be read is reported.
-fn text(what: String, place: Path, value: &str, max: usize, read: &mut Vec<KeyFile>, report: &mut Report) -> Option<String> {
-    if value.contains(PEM) {
-        return None;
-    }
-    let path = report.source.resolve(FilePath::new(value));
-    match report.read(&place, &path, max) {
-        Ok(text) => {
-            read.push(KeyFile { what, path });
-            Some(text)
+/// The files that were read.
+struct Files<'a> {
+    read: Vec<KeyFile>,
+    report: &'a mut Report,
+}
+
+impl Files<'_> {
+    fn put(&mut self, what: &str, place: Path, value: Option<&mut String>, max: usize) {
+        let Some(value) = value else { return };
+        if let Some(text) = self.text(what, place, value, max) {
+            *value = text;
         }
-        Err(why) => {
-            let message = format!("the key file {} {why}", shown(&place, &path, report));
-            let hint = "PEM, or the path of a file with it, relative to the configuration file".to_owned();
-            report.unreadable(place, Wording { message, hint: Some(hint), about_key: false });
-            None
+    }
+
+    fn put_secret(&mut self, what: &str, place: Path, value: Option<&mut Secret>) {
+        let Some(value) = value else { return };
+        if let Some(text) = self.text(what, place, value.expose(), MAX_BYTES) {
+            *value = text.into();
+        }
+    }
+
+    /// The text of the file that a value names, unless it is no path. A file that cannot be read is reported.
+    fn text(&mut self, what: &str, place: Path, value: &str, max: usize) -> Option<String> {
+        if value.contains(PEM) {
+            return None;
+        }
+        let path = self.report.source.resolve(FilePath::new(value));
+        match self.report.read(&place, &path, max) {
+            Ok(text) => {
+                self.read.push(KeyFile { what: what.to_owned(), path });
+                Some(text)
+            }
+            Err(why) => {
+                let message = format!("the key file {} {why}", shown(&place, &path, self.report));
+                let hint = "PEM, or the path of a file with it, relative to the configuration file".to_owned();
+                self.report.unreadable(place, Wording { message, hint: Some(hint), about_key: false });
+                None
+            }
         }
     }
 }
 
 /// The path, unless it may be a private key that was pasted in a form that is not known here.
 fn shown(place: &Path, path: &FilePath, report: &Report) -> String {
-    let private = *place == Path::parse("tls.key");
-    if private { "that `tls.key` names".to_owned() } else { report.shown(place, path.display()) }
+    let private = ["tls.key", "store.redis.tls.key"].iter().any(|key| *place == Path::parse(key));
+    if private { format!("that `{place}` names") } else { report.shown(place, path.display()) }
 }

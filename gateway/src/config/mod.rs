@@ -52,7 +52,9 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 use marks::{Flaw, MAX_BYTES, Mark, Marks};
 pub use reference::reference;
 pub use schema::schema;
-pub use types::{ChainEntry, Cors, Durability, FlowLimits, Limits, Log, Origins, Route, Store, Target, TenantConfig};
+pub use types::{
+    Backend, ChainEntry, Cors, Durability, FlowLimits, Limits, Log, Origins, RedisStore, Route, Store, Target, TenantConfig, Wait,
+};
 pub use upstream::{
     AnswerUpstream, Balance, Eject, Endpoint, Forward, HeaderRules, HttpTimeouts, HttpUpstream, MAX_PEERS, PeersConfig, Upstream,
 };

@@ -21,14 +21,16 @@ use serde_yaml::Value;
 
 use super::{
     schema,
-    types::{Durability, FlowLimits, Limits, Log},
+    types::{FlowLimits, Limits, Log, Wait},
     units,
 };
 
 mod routes;
+mod store;
 mod upstreams;
 
 pub(super) use routes::{Cors, Headers, Host, Route};
+pub(super) use store::{Redis, RedisTls, Store};
 pub(super) use upstreams::{Balance, Upstream};
 
 /// The whole file.
@@ -204,69 +206,6 @@ impl Default for Turn {
     }
 }
 
-#[derive(Deserialize, Default, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Store {
-    /// The store in the data directory.
-    #[serde(deserialize_with = "or_default")]
-    #[schemars(with = "Option<Embedded>")]
-    pub(super) embedded: Embedded,
-    /// Conversations held in memory; the rest is read from the store when its user comes back.
-    #[serde(deserialize_with = "or_default")]
-    #[schemars(with = "Option<Cache>")]
-    pub(super) cache: Cache,
-    /// What is kept of a conversation.
-    #[serde(deserialize_with = "or_default")]
-    #[schemars(with = "Option<History>")]
-    pub(super) history: History,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Embedded {
-    /// What a committed turn survives.
-    pub(super) durability: Durability,
-}
-
-impl Default for Embedded {
-    fn default() -> Self {
-        Self { durability: Durability::Os }
-    }
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Cache {
-    /// Most bytes of conversations: 1MiB to 1024GiB.
-    #[serde(with = "units::SizeText")]
-    pub(super) size: u64,
-    /// How long an unused conversation stays: 1s to 30d.
-    #[serde(with = "units::DurationText")]
-    pub(super) idle: Duration,
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self { size: 256 << 20, idle: Duration::from_mins(30) }
-    }
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct History {
-    /// How many turns of a session are kept, newest first: 1 to 1000.
-    pub(super) turns: usize,
-    /// How long a session is kept after its last turn: 1s to 3650d.
-    #[serde(with = "units::DurationText")]
-    pub(super) keep: Duration,
-}
-
-impl Default for History {
-    fn default() -> Self {
-        Self { turns: 100, keep: Duration::from_hours(7 * 24) }
-    }
-}
-
 /// A plugin in a chain: `auth`, or `auth: {…}` with overrides.
 pub(super) struct Entry {
     pub(super) plugin: String,
@@ -320,6 +259,8 @@ pub(super) struct Tenant {
     pub(super) log: Option<PathBuf>,
     /// How many of its requests may be in flight: 1 to 1000000. Bounded by fairness among tenants alone if absent.
     pub(super) in_flight: Option<usize>,
+    /// Replicas of `store.redis` that must have a turn before its answer is called stored. None are waited for if absent.
+    pub(super) wait: Option<Wait>,
     /// What one turn of the script may use.
     #[serde(deserialize_with = "or_default")]
     #[schemars(with = "Option<FlowLimits>")]

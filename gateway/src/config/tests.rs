@@ -14,6 +14,7 @@ use serde_yaml::Value;
 use super::*;
 
 mod edge;
+mod store;
 
 struct Nothing;
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use fengda_plugins::api::{Tenant, TenantBuild, Text};
+use fengda_plugins::{
+    api::{Tenant, TenantBuild, Text},
+    redis::RedisConfig,
+};
 use http::{HeaderName, HeaderValue, Method};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -57,8 +60,8 @@ pub struct Limits {
 /// Where and for how long conversations are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
-    /// What a committed turn survives.
-    pub durability: Durability,
+    /// What keeps them.
+    pub backend: Backend,
     /// Most bytes of conversations held in memory.
     pub cache_size: u64,
     /// How long an unused conversation stays in memory.
@@ -67,6 +70,44 @@ pub struct Store {
     pub history_turns: usize,
     /// How long a session is kept after its last turn.
     pub history_keep: Duration,
+}
+
+/// What keeps conversations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// This gateway's disk.
+    Embedded {
+        /// What a committed turn survives.
+        durability: Durability,
+    },
+    /// Redis, which other gateways may share.
+    Redis(Box<RedisStore>),
+}
+
+/// Conversations in Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisStore {
+    /// How it is reached.
+    pub link: RedisConfig,
+    /// Most bytes of turns kept in the data directory while it is out of reach.
+    pub spool: u64,
+}
+
+/// How many replicas must have a turn before its answer is called stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wait {
+    /// How many: 1 to 16.
+    pub replicas: u32,
+    /// How long for them: 1ms to 5s. After that the turn is stored all the same; it is counted and logged.
+    #[serde(with = "units::DurationText")]
+    pub timeout: Duration,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self { replicas: 1, timeout: Duration::from_millis(100) }
+    }
 }
 
 /// What a committed turn survives.
@@ -171,6 +212,8 @@ pub struct TenantConfig {
     pub flow_limits: FlowLimits,
     /// How many of its requests may be in flight; bounded by fairness alone if absent.
     pub in_flight: Option<usize>,
+    /// Which replicas its turns wait for; none if absent.
+    pub wait: Option<Wait>,
     /// Ready-made answers by name; `busy` is always there.
     pub canned: Arc<BTreeMap<String, Text>>,
     /// Where its flow's log lines go; no other tenant's.

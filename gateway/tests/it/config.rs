@@ -171,7 +171,7 @@ fn every_number_is_bounded_and_the_reference_says_how() {
 }
 
 /// What an operator may get wrong, and whether an editor can see it without running the gateway.
-const WRONG: [(&str, bool); 26] = [
+const WRONG: [(&str, bool); 29] = [
     ("lisen: 127.0.0.1:1", true),
     ("listen: localhost:8080", true),
     ("listen: 8080", true),
@@ -185,6 +185,9 @@ const WRONG: [(&str, bool); 26] = [
     ("log: { level: loud }", true),
     ("store: { embedded: { durability: ram } }", true),
     ("store: { history: { turns: -1 } }", true),
+    ("store: { redis: { urls: \"redis://h\" } }", true),
+    ("store: { redis: { url: \"redis://h\", timeout: 3 } }", true),
+    ("store: { redis: {} }", false),
     ("upstreams: { model: { endpoints: [\"http://h\"] } }", true),
     ("upstreams: { model: { protocol: answer } }", false),
     ("upstreams: { model: }", true),
@@ -306,6 +309,8 @@ routes: [{{ path: /v1/chat, chain: [auth, context, circuit_breaker], flow: model
         let doubt = "config.yaml:2:115: warning: `first_byte` is longer than the `timeout` of `circuit_breaker` on route `/`";
         assert_eq!(said_of(&format!("{TENANT}{app}\n{routes}\n")).0.iter().any(|line| line == doubt), doubted, "{timeout}");
     }
+    let slow = said_of(&format!("{TENANT}store: {{ redis: {{ url: \"redis://a\", timeout: 3s }} }}\n")).0;
+    assert!(slow[0].starts_with("config.yaml:2:46: warning: `store.redis.timeout` is not shorter than `turn.deadline`"), "{slow:?}");
     let (said, code) = said_of(&format!("{TENANT}data: broken.lua/data\n"));
     assert!(said[0] == "config.yaml:2:7: `broken.lua` is a file" && code == Some(1), "{said:?}");
 }

@@ -25,9 +25,12 @@ use serde::Deserialize;
 
 pub use self::store::{BeginRequest, Limits, Store, StoreBegin, Stored};
 use self::{cache::SessionCache, embedded::Embedded};
-use crate::api::{
-    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Plugin, PluginSpec, Problem, Scope, SessionKey,
-    SessionState, Step, TurnError, TurnPhase, UserKey, parse_config,
+use crate::{
+    api::{
+        Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Plugin, PluginSpec, Problem, Scope,
+        SessionKey, SessionState, Step, TurnError, TurnPhase, UserKey, parse_config,
+    },
+    redis::Redis,
 };
 
 /// What an acknowledged commit survives.
@@ -41,11 +44,20 @@ pub enum Durability {
     Disk,
 }
 
+/// What keeps conversations.
+#[derive(Clone)]
+pub enum Backend {
+    /// The local disk.
+    Embedded(Durability),
+    /// A Redis that many gateways share.
+    Redis(Arc<Redis>),
+}
+
 /// How conversations are kept; `data` and `store` of the configuration file.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ContextConfig {
-    /// See [`Durability`].
-    pub durability: Durability,
+    /// See [`Backend`].
+    pub backend: Backend,
     /// Most bytes of conversations held in memory, about.
     pub cache_size: u64,
     /// How long an unused conversation stays in memory.
@@ -58,9 +70,12 @@ pub struct ContextConfig {
     pub dir: PathBuf,
 }
 
-/// Why the embedded store could not be opened.
+/// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// Conversations cannot be kept in Redis yet.
+    #[error("conversations cannot be kept in Redis yet: remove `store.redis`")]
+    NotYet,
     /// Another process has it.
     #[error("data directory {} is in use by another fengda", .0.display())]
     InUse(PathBuf),
@@ -81,14 +96,17 @@ pub struct Context {
 }
 
 impl Context {
-    /// Opens the embedded store. Blocks on the disk: not for a runtime thread that serves requests.
+    /// Opens the store. Blocks on the disk: not for a runtime thread that serves requests. Redis need not be there.
     ///
     /// # Errors
     /// The directory is in use, or cannot be read or written.
     pub fn open(config: &ContextConfig, clock: Clock, meters: &Meters) -> Result<Arc<Self>, OpenError> {
         let limits = Limits { turns: config.history_turns, keep: config.history_keep };
-        let store = Embedded::open(&config.dir, config.durability, limits, clock)?;
-        Ok(Self::new(Arc::new(store), config.cache_size, config.cache_idle, meters))
+        let store: Arc<dyn Store> = match &config.backend {
+            Backend::Embedded(durability) => Arc::new(Embedded::open(&config.dir, *durability, limits, clock)?),
+            Backend::Redis(_) => return Err(OpenError::NotYet),
+        };
+        Ok(Self::new(store, config.cache_size, config.cache_idle, meters))
     }
 
     /// Puts a cache of so many bytes and such idle time before any store.

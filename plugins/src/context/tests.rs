@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    BeginRequest, Config, Context, ContextConfig, Durability, Store, StoreBegin, Stored,
+    Backend, BeginRequest, Config, Context, ContextConfig, Durability, Store, StoreBegin, Stored,
     cache::SessionCache,
     conformance::{LIMITS, TempDir, clock, commit, session, user},
     embedded::Embedded,
@@ -274,7 +274,7 @@ async fn lookups_are_counted_by_what_the_cache_had() {
 async fn a_directory_is_opened_from_its_configuration() {
     let dir = TempDir::new();
     let config = ContextConfig {
-        durability: Durability::Disk,
+        backend: Backend::Embedded(Durability::Disk),
         cache_size: 1 << 20,
         cache_idle: Duration::from_secs(60),
         history_turns: 100,

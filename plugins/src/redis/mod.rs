@@ -12,10 +12,12 @@ mod script;
 pub mod server;
 #[cfg(test)]
 mod tests;
+mod url;
 
 pub use self::{
     config::{ClientCertificate, Mode, RedisConfig, RedisTls},
     fault::Fault,
     link::{Listener, Redis},
     script::Script,
+    url::{RedisUrl, UrlError},
 };

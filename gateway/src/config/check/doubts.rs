@@ -2,7 +2,7 @@
 
 use fengda_plugins::circuit_breaker::BreakerConfig;
 
-use crate::config::{Config, Forward, Route, Target, Upstream, diagnostic::Report, path::Path};
+use crate::config::{Backend, Config, Forward, Route, Target, Upstream, diagnostic::Report, path::Path};
 
 pub(super) fn raise<'a>(config: &Config, plugins: impl Iterator<Item = &'a String>, report: &mut Report) {
     if config.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
@@ -19,6 +19,12 @@ pub(super) fn raise<'a>(config: &Config, plugins: impl Iterator<Item = &'a Strin
     if config.shutdown_grace < config.turn_deadline {
         let hint = "turns in flight may be cut off at a stop".to_owned();
         report.warn(&Path::parse("shutdown.grace"), "`shutdown.grace` is shorter than `turn.deadline`", hint);
+    }
+    if let Backend::Redis(redis) = &config.store.backend
+        && redis.link.timeout >= config.turn_deadline
+    {
+        let hint = "a turn may end before it is known that Redis does not answer, and it is not kept then".to_owned();
+        report.warn(&Path::parse("store.redis.timeout"), "`store.redis.timeout` is not shorter than `turn.deadline`", hint);
     }
     breaker(config, report);
     let in_a_chain = |name: &str| config.routes.iter().flat_map(|route| &route.chain).any(|entry| entry.plugin == name);

@@ -16,12 +16,12 @@ use fengda_plugins::api::Registry;
 use serde_yaml::Value;
 
 use super::{
-    Config,
+    Backend, Config,
     diagnostic::Report,
     keys::KeyFile,
     path::Path,
     raw::{self, Raw},
-    types::{Limits, Store},
+    types::Limits,
 };
 
 mod cors;
@@ -29,6 +29,7 @@ mod doubts;
 mod forward;
 mod logs;
 mod routes;
+mod store;
 mod tenants;
 mod tls;
 mod upstreams;
@@ -58,7 +59,9 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report
 
     plugins(&raw.plugins, registry, &Path::parse("plugins"), report);
     let upstreams = upstreams::check(raw.upstreams.unwrap_or_else(raw::default_upstreams), report);
-    let context = tenants::Context { data: &data, registry, key_files, loopback: raw.listen.ip().is_loopback() };
+    let store = store::check(raw.store, report);
+    let shared = matches!(store.backend, Backend::Redis(_));
+    let context = tenants::Context { data: &data, registry, key_files, loopback: raw.listen.ip().is_loopback(), shared };
     let raw_routes = raw.routes.unwrap_or_else(raw::default_routes);
     let needed = raw_routes.iter().flatten().any(|route| !route.public);
     let tenants = tenants::check(&raw.tenants, needed, &context, report);
@@ -81,7 +84,7 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report
         shutdown_grace: raw.shutdown.grace,
         shutdown_pause: raw.shutdown.pause,
         turn_deadline: raw.turn.deadline,
-        store: store(&raw.store, report),
+        store,
         upstreams,
         routes,
         tenants,
@@ -133,20 +136,6 @@ fn limits(limits: &Limits, report: &mut Report) {
     within(report, "limits.read_timeout", limits.read_timeout, 100 * MILLISECOND..=10 * MINUTE, "100ms to 10m");
     within(report, "limits.session_queue", limits.session_queue, 0..=1024, "0 to 1024");
     within(report, "limits.in_flight", limits.in_flight, IN_FLIGHT, "1 to 1000000");
-}
-
-fn store(store: &raw::Store, report: &mut Report) -> Store {
-    within(report, "store.cache.size", store.cache.size, 1 << 20..=1 << 40, "1MiB to 1024GiB");
-    within(report, "store.cache.idle", store.cache.idle, SECOND..=30 * DAY, "1s to 30d");
-    within(report, "store.history.turns", store.history.turns, 1..=1000, "1 to 1000");
-    within(report, "store.history.keep", store.history.keep, SECOND..=3650 * DAY, "1s to 3650d");
-    Store {
-        durability: store.embedded.durability,
-        cache_size: store.cache.size,
-        cache_idle: store.cache.idle,
-        history_turns: store.history.turns,
-        history_keep: store.history.keep,
-    }
 }
 
 /// The names of plugins under `path`, and that each has a mapping.

@@ -6,7 +6,7 @@ use fengda_plugins::api::{Registry, Tenant, Text};
 use serde_yaml::Value;
 
 use super::{IN_FLIGHT, MIB, MILLISECOND, SECOND, logs, plugins, within};
-use crate::config::{TenantConfig, diagnostic::Report, keys::KeyFile, path::Path, raw};
+use crate::config::{TenantConfig, Wait, diagnostic::Report, keys::KeyFile, path::Path, raw};
 
 /// What a tenant says while its model cannot answer, unless it has words of its own.
 const BUSY: &str = "系统繁忙，请稍后再试";
@@ -20,6 +20,8 @@ pub(super) struct Context<'a> {
     pub(super) key_files: &'a [KeyFile],
     /// Whether clients can only come from this machine.
     pub(super) loopback: bool,
+    /// Whether the store is one that may have replicas.
+    pub(super) shared: bool,
 }
 
 /// What no two tenants may share: by what it is, whose it is.
@@ -65,6 +67,9 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
     if let Some(in_flight) = raw.in_flight {
         within(report, path.at("in_flight"), in_flight, IN_FLIGHT, "1 to 1000000");
     }
+    if let Some(wait) = raw.wait {
+        replicas(wait, &path.at("wait"), context, report);
+    }
     let flow = raw.flow.as_ref().map(|flow| report.source.resolve(flow));
     flow.iter().for_each(|flow| report.depends_on(flow.clone()));
     match &flow {
@@ -86,10 +91,19 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
         flow: flow.unwrap_or_default(),
         flow_limits: raw.flow_limits.clone(),
         in_flight: raw.in_flight,
+        wait: raw.wait,
         canned: Arc::new(canned),
         log: raw.log.as_ref().map_or_else(|| context.data.join(format!("logs/{name}.log")), |log| report.source.resolve(log)),
         demo: all_demo(&raw.keys),
         tenant,
+    }
+}
+
+fn replicas(wait: Wait, path: &Path, context: &Context<'_>, report: &mut Report) {
+    within(report, path.at("replicas"), wait.replicas, 1..=16, "1 to 16");
+    within(report, path.at("timeout"), wait.timeout, MILLISECOND..=5 * SECOND, "1ms to 5s");
+    if !context.shared {
+        report.add(path, "`wait` is for replicas of `store.redis`", "remove it: the store is `embedded` and has none".to_owned());
     }
 }
 

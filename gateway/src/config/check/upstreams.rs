@@ -129,7 +129,8 @@ fn peers(protocol: &str, raw: &mut raw::Upstream, path: &Path, report: &mut Repo
     }
 }
 
-fn authority(pem: &str, path: &Path, report: &mut Report) -> Arc<str> {
+/// The certificates to trust, at least one.
+pub(super) fn authority(pem: &str, path: &Path, report: &mut Report) -> Arc<str> {
     if !CertificateDer::pem_slice_iter(pem.as_bytes()).any(|found| found.is_ok()) {
         report.add(path, "the file holds no certificate", "a certificate in PEM form begins with `-----BEGIN CERTIFICATE-----`".to_owned());
     }

@@ -1,0 +1,132 @@
+//! `store:` as it was typed.
+
+use std::time::Duration;
+
+use fengda_plugins::api::Secret;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::or_default;
+use crate::config::{
+    types::Durability,
+    units::{DurationText, SizeText},
+};
+
+#[derive(Deserialize, Default, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Store {
+    /// The store in the data directory, of this gateway alone; the default.
+    pub(in crate::config) embedded: Option<Embedded>,
+    /// A store that many gateways share. Instead of `embedded`.
+    pub(in crate::config) redis: Option<Redis>,
+    /// Conversations held in memory; the rest is read from the store when its user comes back.
+    #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<Cache>")]
+    pub(in crate::config) cache: Cache,
+    /// What is kept of a conversation.
+    #[serde(deserialize_with = "or_default")]
+    #[schemars(with = "Option<History>")]
+    pub(in crate::config) history: History,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Embedded {
+    /// What a committed turn survives.
+    pub(in crate::config) durability: Durability,
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Self { durability: Durability::Os }
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Redis {
+    /// Where it is: `redis://host:6379`, `rediss://user:password@host:6380/0` with TLS. This or `servers`.
+    // Maybe with a password in it.
+    pub(in crate::config) url: Option<Secret>,
+    /// Nodes of a cluster, or sentinels, that are asked first, as `redis-1:6379`: 1 to 64.
+    #[schemars(with = "Vec<String>")]
+    pub(in crate::config) servers: Vec<Option<String>>,
+    /// Whether it is a Redis Cluster.
+    pub(in crate::config) cluster: bool,
+    /// The name under which sentinels know the server; `url` or `servers` are the sentinels then.
+    pub(in crate::config) sentinel: Option<String>,
+    /// The ACL user, unless `url` names it.
+    pub(in crate::config) username: Option<String>,
+    /// That user's password, or the server's, unless `url` has it.
+    pub(in crate::config) password: Option<Secret>,
+    /// TLS for `servers`, or to trust others than the machine does; `{}` is plain TLS.
+    pub(in crate::config) tls: Option<RedisTls>,
+    /// How long a command may take: 10ms to 10s. Then the store counts as out of reach.
+    #[serde(with = "DurationText")]
+    pub(in crate::config) timeout: Duration,
+    /// Most bytes of turns kept in the data directory while Redis is out of reach: 1MiB to 64GiB.
+    #[serde(with = "SizeText")]
+    pub(in crate::config) spool: u64,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: None,
+            servers: Vec::new(),
+            cluster: false,
+            sentinel: None,
+            username: None,
+            password: None,
+            tls: None,
+            timeout: Duration::from_millis(500),
+            spool: 64 << 20,
+        }
+    }
+}
+
+/// PEM, or the paths of files with it.
+// `keys::read_in` puts the text in the place of the path.
+#[derive(Deserialize, Default, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct RedisTls {
+    /// A file in PEM form with the certificates to trust instead of the machine's.
+    pub(in crate::config) ca: Option<String>,
+    /// The certificate that the gateway shows, with the others of its chain after it, if Redis asks for one.
+    pub(in crate::config) cert: Option<String>,
+    /// The private key of that certificate, not encrypted.
+    pub(in crate::config) key: Option<Secret>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Cache {
+    /// Most bytes of conversations: 1MiB to 1024GiB.
+    #[serde(with = "SizeText")]
+    pub(in crate::config) size: u64,
+    /// How long an unused conversation stays: 1s to 30d.
+    #[serde(with = "DurationText")]
+    pub(in crate::config) idle: Duration,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { size: 256 << 20, idle: Duration::from_mins(30) }
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct History {
+    /// How many turns of a session are kept, newest first: 1 to 1000.
+    pub(in crate::config) turns: usize,
+    /// How long a session is kept after its last turn: 1s to 3650d.
+    #[serde(with = "DurationText")]
+    pub(in crate::config) keep: Duration,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { turns: 100, keep: Duration::from_hours(7 * 24) }
+    }
+}

@@ -1,0 +1,118 @@
+//! `store:`: exactly one of two, and a Redis that can be reached as it is described.
+
+use std::time::Duration;
+
+use fengda_plugins::redis::{Mode, RedisConfig};
+
+use super::{Backend, Dir, TENANT, Wait, expect, problems, problems_with};
+
+fn redis(text: &str, env: &[(&str, &str)]) -> RedisConfig {
+    let dir = Dir::new();
+    let config = dir.parse(&format!("{TENANT}store: {{redis: {text}}}\n"), env).unwrap_or_else(|e| panic!("{e}"));
+    match config.store.backend {
+        Backend::Redis(redis) => redis.link,
+        Backend::Embedded { .. } => panic!("embedded"),
+    }
+}
+
+fn wrong(redis: &str, expected: &[&str]) {
+    expect(&format!("store: {{redis: {redis}}}\n"), expected);
+}
+
+#[test]
+fn a_server_is_named_by_a_url() {
+    let link = redis("{url: redis://redis.internal}", &[]);
+    let expected = RedisConfig {
+        servers: vec![("redis.internal".into(), 6379)],
+        mode: Mode::Standalone,
+        database: 0,
+        username: None,
+        password: None,
+        tls: None,
+        timeout: Duration::from_millis(500),
+    };
+    assert_eq!(link, expected);
+    let link = redis("{url: \"rediss://fengda:${P}@[::1]:7/2\", timeout: 1s}", &[("P", "hunter2")]);
+    assert_eq!((link.servers, link.database, link.tls.is_some()), (vec![("::1".into(), 7)], 2, true));
+    assert_eq!((link.username.as_deref(), link.password.unwrap().expose()), (Some("fengda"), "hunter2"));
+}
+
+#[test]
+fn several_servers_are_a_cluster_or_sentinels() {
+    let link = redis("{servers: [\"a:1\", \"[::1]:2\"], cluster: true, password: p, tls: {}}", &[]);
+    assert_eq!((link.servers.len(), link.mode, link.password.unwrap().expose()), (2, Mode::Cluster, "p"));
+    assert!(link.tls.is_some_and(|tls| tls.ca.is_none() && tls.client.is_none()));
+    let link = redis("{servers: [\"a:26379\"], sentinel: mymaster, username: fengda}", &[]);
+    assert_eq!((link.mode, link.tls), (Mode::Sentinel { master: "mymaster".into() }, None));
+    wrong("{servers: [\"a:1\", \"b:1\"]}", &["2:17: several servers, and nothing that joins them | `cluster: true` if"]);
+    wrong("{servers: [\"a:1\"], sentinel: m, cluster: true}", &["2:45: `sentinel` and `cluster` do not go together"]);
+    wrong("{servers: [\"a:1\"], sentinel: \"\"}", &["2:45: the server that sentinels watch has a name"]);
+    wrong("{url: redis://a/1, cluster: true}", &["2:22: a cluster has no databases but 0"]);
+}
+
+#[test]
+fn there_is_one_store_and_one_place_of_it() {
+    expect("store: {embedded: {durability: os}, redis: {url: redis://a}}\n", &["2:37: `redis` and `embedded` are two stores"]);
+    expect("store: {embedded: , redis: {url: redis://a}}\n", &[]);
+    wrong("{timeout: 1s}", &["2:9: `redis` needs a `url`, or `servers` | such as `redis://127.0.0.1:6379`"]);
+    wrong("{url: redis://a, servers: [\"b:1\"]}", &["2:33: `url` and `servers` both say where Redis is"]);
+    wrong("{url: redis://u:p@a, username: u, password: p}", &["2:47: `username` is in `url` too", "2:60: `password` is in `url` too"]);
+    wrong("{url: redis://a, tls: {}}", &["2:33: `tls` is given, and `url` is one in the clear | begin it with `rediss://`"]);
+    wrong("{url: redis://a, timeout: 1ms, spool: 1KiB}", &["2:42: `store.redis.timeout` must be 10ms to 10s", "2:54: `store.redis.spool`"]);
+    for bad in ["a", ":1", "a:0", "a:99999", "a:b", "redis://a:1", "::1:2", "[a]:1", "[::1]"] {
+        wrong(&format!("{{servers: [\"{bad}\"]}}"), &[&format!("2:27: `{bad}` is no host and port | such as `servers: [")]);
+    }
+    for bad in ["a", "http://a", "redis://", "redis://a:x", "redis://a/0?x=1", "redis://a/x"] {
+        assert_eq!(problems(&format!("store: {{redis: {{url: \"{bad}\"}}}}\n")).len(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn no_password_of_redis_is_shown() {
+    let shown = |text: &str| {
+        let found = problems_with(&format!("{TENANT}store: {{redis: {text}}}\n"), &[("P", "hunter2")]).join("\n");
+        assert!(!found.is_empty() && !found.contains("hunter2"), "{text}: {found}");
+    };
+    for text in [
+        "{url: \"redis://:hunter2@a:x\"}",
+        "{url: \"hunter2\"}",
+        "{url: [\"redis://:hunter2@a\"]}",
+        "{servers: [\"${P}\"]}",
+        "{url: redis://a, password: [hunter2]}",
+        "{url: rediss://a, tls: {cert: a, key: hunter2}}",
+    ] {
+        shown(text);
+    }
+    let link = redis("{url: \"redis://:hunter2@a\"}", &[]);
+    assert!(!format!("{link:?}").contains("hunter2"), "{link:?}");
+}
+
+#[test]
+fn a_certificate_for_redis_comes_with_its_key() {
+    let dir = Dir::new();
+    std::fs::write(dir.0.join("ca.pem"), "no certificate").unwrap();
+    let found = |tls: &str| {
+        let text = format!("{TENANT}store: {{redis: {{url: rediss://a, tls: {tls}}}}}\n");
+        dir.parse(&text, &[]).map_err(|e| e.to_string()).err().unwrap_or_default()
+    };
+    assert!(found("{ca: ca.pem}").contains(":2:44: the file holds no certificate"), "{}", found("{ca: ca.pem}"));
+    assert!(found("{ca: none.pem}").contains(":2:44: the key file `"), "{}", found("{ca: none.pem}"));
+    assert!(found("{cert: ca.pem}").contains(":2:34: `cert` without `key`"), "{}", found("{cert: ca.pem}"));
+    assert!(found("{key: ca.pem, cert: ca.pem}").contains("there is no certificate in it"));
+    assert_eq!(found("{}"), "");
+}
+
+#[test]
+fn only_redis_has_replicas_to_wait_for() {
+    let tenant = |wait: &str| TENANT.replace("keys:", &format!("wait: {wait}, keys:"));
+    let redis = "store: {redis: {url: redis://a}}\n";
+    let dir = Dir::new();
+    let wait = |wait: &str| dir.parse(&format!("{}{redis}", tenant(wait)), &[]).unwrap().tenants[0].wait;
+    assert_eq!(wait("{}"), Some(Wait { replicas: 1, timeout: Duration::from_millis(100) }));
+    assert_eq!(wait("{replicas: 2, timeout: 50ms}"), Some(Wait { replicas: 2, timeout: Duration::from_millis(50) }));
+    assert_eq!(wait("~"), None);
+    let found = problems_with(&format!("{}{redis}", tenant("{replicas: 0, timeout: 1m}")), &[]);
+    assert!(found[0].contains("must be 1 to 16") && found[1].contains("must be 1ms to 5s"), "{found:?}");
+    let found = problems_with(&tenant("{}"), &[]);
+    assert!(found.len() == 1 && found[0].contains("`wait` is for replicas of `store.redis` | remove it"), "{found:?}");
+}
