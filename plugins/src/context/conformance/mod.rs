@@ -10,7 +10,7 @@ use std::{
     any::Any,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -98,7 +98,10 @@ impl Subject {
     }
 }
 
-/// A directory of its own, removed with the test.
+/// Directories of tests: this, the process that made it, a number.
+const PREFIX: &str = "fengda-test-";
+
+/// A directory of its own, removed with the test. What a process left behind, for it was killed, the next one removes.
 pub struct TempDir(PathBuf);
 
 impl TempDir {
@@ -109,7 +112,9 @@ impl TempDir {
     #[expect(clippy::new_without_default, reason = "it has an effect")]
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let dir = std::env::temp_dir().join(format!("fengda-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
+        let dir = std::env::temp_dir().join(format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&dir).unwrap();
         Self(dir)
     }
@@ -123,6 +128,17 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0); // a leftover does no harm
+    }
+}
+
+/// Removes the directories of processes that are gone.
+fn sweep() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path()); // another process may be at it
+        }
     }
 }
 

@@ -1,0 +1,90 @@
+//! A primary, its replicas, and the sentinels that put one of them into its place.
+
+use redis::RedisResult;
+
+use super::{Process, Server, free_port, wait_until};
+
+/// How many sentinels, and how many of them must agree.
+const SENTINELS: usize = 3;
+const QUORUM: usize = 2;
+
+/// One primary, two replicas and three sentinels that notice within half a second that the primary is gone.
+pub struct Sentinels {
+    /// All servers; the first was the primary in the beginning.
+    pub servers: Vec<Server>,
+    sentinels: Vec<Server>,
+}
+
+impl Sentinels {
+    /// The name that they know the primary by.
+    pub const MASTER: &'static str = "main";
+
+    /// Starts them.
+    pub fn start() -> Self {
+        let primary = Server::start();
+        let replicas = [primary.begin_replica(), primary.begin_replica()];
+        let sentinels: Vec<_> = (0..SENTINELS).map(|_| sentinel(primary.port())).collect();
+        let servers: Vec<_> = [primary].into_iter().chain(replicas).collect();
+        servers[1..].iter().for_each(Server::wait_for_link);
+        let counted = |one: &Server| {
+            let state: Vec<String> = one.cli(&["SENTINEL", "MASTER", Self::MASTER]).unwrap();
+            let field = |name: &str| state.chunks(2).find(|pair| pair[0] == name).map(|pair| pair[1].clone());
+            field("num-slaves") == Some("2".into()) && field("num-other-sentinels") == Some("2".into())
+        };
+        wait_until("the sentinels know each other and the replicas", || sentinels.iter().all(counted));
+        // A sentinel that hears nothing new for four such periods takes a failover back.
+        sentinels.iter().for_each(|one| hurry(one, &["publish-period"], "1000"));
+        Self { servers, sentinels }
+    }
+
+    /// Where the sentinels listen.
+    pub fn ports(&self) -> Vec<u16> {
+        self.sentinels.iter().map(Server::port).collect()
+    }
+
+    /// The sentinels themselves.
+    pub fn sentinels(&self) -> &[Server] {
+        &self.sentinels
+    }
+
+    /// The primary, as most sentinels know it.
+    pub fn primary(&self) -> &Server {
+        let told = |one: &Server| -> RedisResult<(String, u16)> { one.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::MASTER]) };
+        let ports: Vec<u16> = self.sentinels.iter().filter_map(|one| Some(told(one).ok()?.1)).collect();
+        let most = ports.iter().max_by_key(|port| ports.iter().filter(|other| other == port).count()).unwrap();
+        self.servers.iter().find(|server| server.port() == *most).unwrap()
+    }
+
+    /// Has a replica take over in an orderly way, and waits until it has: the old primary refuses writes from then on.
+    pub fn fail_over(&self) {
+        let old = self.primary().port();
+        let begun = || self.sentinels[0].cli::<()>(&["SENTINEL", "FAILOVER", Self::MASTER]).is_ok();
+        wait_until("a failover begins", begun);
+        wait_until("another server is the primary", || self.primary().port() != old);
+    }
+}
+
+fn sentinel(primary: u16) -> Server {
+    let master = Sentinels::MASTER;
+    loop {
+        let port = free_port();
+        let lines = [
+            "bind 127.0.0.1".into(),
+            format!("port {port}"),
+            format!("sentinel monitor {master} 127.0.0.1 {primary} {QUORUM}"),
+            format!("sentinel down-after-milliseconds {master} 500"),
+            format!("sentinel failover-timeout {master} 2000"),
+        ];
+        let server = Server { process: Process::new(&lines, &["--sentinel"]), port };
+        if server.is_ready() {
+            hurry(&server, &["info-period", "ping-period", "ask-period", "publish-period"], "100");
+            return server;
+        }
+    }
+}
+
+/// Sets periods that are seconds otherwise, in milliseconds.
+fn hurry(sentinel: &Server, periods: &[&str], ms: &str) {
+    let words = ["SENTINEL", "DEBUG"].into_iter().chain(periods.iter().flat_map(|name| [*name, ms]));
+    sentinel.cli::<()>(&words.collect::<Vec<_>>()).unwrap();
+}
