@@ -30,7 +30,7 @@ fn json<T: serde::de::DeserializeOwned>(text: &str) -> T {
 fn plugin(name: &str, config: &str) -> Arc<dyn Plugin> {
     let (config, tenants) = (json(config), [tenant(config)]);
     let ctx = BuildCtx { config: &config, tenants: &tenants, clock: &Clock::system(), meters: &Meters::default(), previous: None };
-    (builtin(Arc::default()).get(name).expect("built in").build)(&ctx).unwrap_or_else(|problems| panic!("{problems:?}"))
+    (builtin(Arc::default(), Arc::default()).get(name).expect("built in").build)(&ctx).unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
 fn head() -> Parts {

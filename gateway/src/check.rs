@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fengda_plugins::{api::Registry, context::Slot};
+use fengda_plugins::api::Registry;
 
 use crate::{
     config::{Config, Env},
@@ -15,7 +15,7 @@ use crate::{
 /// # Errors
 /// All problems, each as `file:line:column: what is wrong`.
 pub fn check(path: &Path, environment: Env<'_>, plugins: fn(&mut Registry)) -> Result<Config, Vec<String>> {
-    let registry = registry::builtin(&Slot::default(), plugins);
+    let registry = registry::builtin(&registry::Slots::default(), plugins);
     let (config, problems) = Config::examine(path, environment, &registry);
     let there = config.iter().flat_map(|config| &config.tenants).filter(|tenant| tenant.flow.is_file());
     let scripts = there.filter_map(|tenant| scripts::check(tenant).err());

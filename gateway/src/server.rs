@@ -12,7 +12,7 @@ use std::{
 
 use fengda_plugins::{
     api::{Clock, Registry},
-    context::{Backend, Context, ContextConfig, Durability, OpenError, Slot},
+    context::{Backend, Context, ContextConfig, Durability, OpenError},
     redis::Redis,
 };
 use pingora_core::{
@@ -106,8 +106,8 @@ pub struct Running {
 /// # Errors
 /// See [`StartError`]; nothing is left running then.
 pub fn start(options: Options) -> Result<Running, StartError> {
-    let slot = Slot::default();
-    let registry = registry::builtin(&slot, options.plugins);
+    let slots = registry::Slots::default();
+    let registry = registry::builtin(&slots, options.plugins);
     let read = Look::at(options.config.listed());
     let config = options.config.load(&*options.environment, &registry)?;
     let read = read.then_at(config.files.iter().cloned());
@@ -120,10 +120,13 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         config::Backend::Redis(store) => Some(Redis::open(store.link.clone(), workshop.metrics.meters())?),
         config::Backend::Embedded { .. } => None,
     };
+    if let Some(redis) = &redis {
+        slots.redis.set(redis.clone()).ok().expect("the slots were made above");
+    }
     let open = || Context::open(&context_config(&config, redis.clone()), options.clock, workshop.metrics.meters());
     let context = config.keeps_conversations().then(open).transpose()?;
     if let Some(context) = &context {
-        slot.set(context.clone()).ok().expect("the slot was made above");
+        slots.conversations.set(context.clone()).ok().expect("the slots were made above");
     }
     let (count, connections, room) = (config.threads, config.limits.connections, files::room_for_clients());
     if connections > room {

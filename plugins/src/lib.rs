@@ -13,14 +13,14 @@ pub mod redis;
 mod testing;
 pub mod units;
 
-/// A registry with the built-in plugins. `context` finds the process's conversations in `slot`, which may be filled later:
-/// a configuration can be checked without opening them.
+/// A registry with the built-in plugins. `context` finds the process's conversations, and `rate_limit` its Redis, in slots that may be
+/// filled later, or never: a configuration can be checked without opening anything.
 ///
 /// # Panics
 /// Never: the names differ.
-pub fn builtin(slot: context::Slot) -> api::Registry {
+pub fn builtin(conversations: context::Slot, redis: redis::Slot) -> api::Registry {
     let mut registry = api::Registry::default();
-    for spec in [auth::spec(), rate_limit::spec(), context::spec(slot), circuit_breaker::spec()] {
+    for spec in [auth::spec(), rate_limit::spec(redis), context::spec(conversations), circuit_breaker::spec()] {
         registry.register(spec).expect("built-in names differ");
     }
     registry

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use clap::Args;
 use fengda::{config, registry};
-use fengda_plugins::context::Slot;
 
 use super::terminal;
 
@@ -20,7 +19,7 @@ pub(super) struct Schema {
 
 impl Schema {
     pub(super) fn run(self) -> Result<()> {
-        let registry = registry::builtin(&Slot::default(), |_| {});
+        let registry = registry::builtin(&registry::Slots::default(), |_| {});
         if self.markdown {
             return terminal::print(&config::reference(&registry));
         }

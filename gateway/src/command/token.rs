@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use fengda::{config::Config, registry, tokens};
-use fengda_plugins::{api::Clock, context, units};
+use fengda_plugins::{api::Clock, units};
 
 use super::{ConfigFile, terminal};
 
@@ -34,7 +34,7 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
 
 impl Token {
     pub(super) fn run(self) -> Result<()> {
-        let registry = registry::builtin(&context::Slot::default(), |_| {});
+        let registry = registry::builtin(&registry::Slots::default(), |_| {});
         let config = Config::load(&self.file.config, &|name| std::env::var(name).ok(), &registry)?;
         let token = tokens::issue(&config, &self.tenant, &self.user, self.ttl, &Clock::system())?;
         terminal::print(&format!("{token}\n"))

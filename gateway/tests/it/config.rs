@@ -350,7 +350,7 @@ fn a_file_that_is_out_of_all_bounds_is_refused_at_once() {
 fn the_schema_takes_what_the_gateway_takes() {
     let (schema, mut shipped) = (the_schema(), yaml(&file("config.yaml")));
     shipped["tenants"].as_object_mut().unwrap().remove("harbor-bank");
-    let registry = fengda::registry::builtin(&fengda_plugins::context::Slot::default(), |_| {});
+    let registry = fengda::registry::builtin(&fengda::registry::Slots::default(), |_| {});
     let mut paths = Vec::new();
     places(&shipped, String::new(), &mut paths);
     let kinds = [json!(null), json!(true), json!("text"), json!([])];

@@ -30,6 +30,7 @@ use self::{
     limit::{Left, Limit},
 };
 use crate::api::{BuildCtx, Code, Decision, Family, Plugin, PluginSpec, Problem, Readings, Reject, RequestCtx, Scope, Step, Tenant};
+use crate::redis;
 
 pub use self::config::{By, LimitConfig, Rate, RateLimitConfig};
 
@@ -79,8 +80,8 @@ struct Entry {
     refused: IntCounter,
 }
 
-/// How the gateway makes one.
-pub fn spec() -> PluginSpec {
+/// How the gateway makes one. What several gateways count together they count in the Redis of `slot`.
+pub fn spec(_slot: redis::Slot) -> PluginSpec {
     let build = |ctx: &BuildCtx<'_>| Ok(Arc::new(RateLimit::build(ctx)?) as Arc<dyn Plugin>);
     PluginSpec { name: NAME, after: &[], authenticates: false, schema: |g| g.subschema_for::<RateLimitConfig>(), build: Box::new(build) }
 }

@@ -14,6 +14,8 @@ pub mod server;
 mod tests;
 mod url;
 
+use std::sync::{Arc, OnceLock};
+
 pub use self::{
     config::{ClientCertificate, Mode, RedisConfig, RedisTls},
     fault::Fault,
@@ -21,3 +23,6 @@ pub use self::{
     script::Script,
     url::{RedisUrl, UrlError},
 };
+
+/// Where the process's Redis is found. Empty if it has none, and while a configuration is only checked.
+pub type Slot = Arc<OnceLock<Arc<Redis>>>;

@@ -9,7 +9,7 @@ use crate::{
 #[test]
 fn the_size_of_the_tables_is_not_a_tenants_to_choose() {
     let tenants = [tenant("acme-shop", "{max_keys: 5000}", "[]")];
-    let built = Place { config: "{}", tenants: &tenants, clock: &Clock::manual(NOW), previous: None }.try_build(&spec());
+    let built = Place { config: "{}", tenants: &tenants, clock: &Clock::manual(NOW), previous: None }.try_build(&spec(Slot::default()));
     let said: Vec<_> = built.err().unwrap().into_iter().map(|p| format!("{}: {}", p.path, p.message)).collect();
     assert_eq!(said, ["max_keys: the same for all tenants: they share the tables"]);
 }
@@ -19,7 +19,9 @@ fn problems_name_the_limit() {
     let config = yaml("{limits: [{name: a, by: user, rate: 0/s}]}");
     let clock = Clock::manual(NOW);
     let read = |config: &serde_yaml::Value| {
-        (spec().build)(&BuildCtx { config, tenants: &[], clock: &clock, meters: &Meters::default(), previous: None }).err().unwrap()
+        (spec(Slot::default()).build)(&BuildCtx { config, tenants: &[], clock: &clock, meters: &Meters::default(), previous: None })
+            .err()
+            .unwrap()
     };
     let problem = |path: &str, message: &str| Problem { scope: Scope::Plugin, path: path.into(), message: message.into() };
     let rate = "invalid value: string \"0/s\", expected a whole number from 1 to 100000000 and `/s`, `/m` or `/h`, as `50/s`";

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, StatusCode};
 
 use super::{RateLimit, spec};
+use crate::redis::Slot;
 use crate::{
     api::{Clock, Decision, Identity, Meters, Plugin, Reject, RequestCtx, Tenant},
     testing::{NOW, Place, ask, ctx, head, metric, tenant},
@@ -37,7 +38,7 @@ impl Gate {
         let own = |name| overrides.iter().find(|(n, _)| *n == name).map_or(config, |(_, own)| own);
         let tenants = ["acme-shop", "harbor-bank", "blue-air"].map(|name| tenant(name, own(name), "[]"));
         let meters = Meters::default();
-        let plugin = Place { config, tenants: &tenants, clock: &clock, previous }.try_build_with(&spec(), &meters);
+        let plugin = Place { config, tenants: &tenants, clock: &clock, previous }.try_build_with(&spec(Slot::default()), &meters);
         let plugin = plugin.unwrap_or_else(|problems| panic!("{problems:?}"));
         let read = Arc::clone(&plugin);
         meters.before_gather(move |readings| read.gauges(readings));
