@@ -4,6 +4,7 @@
 //! joins the two behind the contract's `turn` phase. The gateway opens one [`Context`] per process and gives it to [`spec`]; routes share it.
 
 pub mod cache;
+mod codec;
 #[cfg(any(test, feature = "conformance"))]
 #[macro_use]
 pub mod conformance;

@@ -3,13 +3,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    codec::{self, Kind, SessionHead, UserHead},
     disk::Batch,
+    records::{self, SessionHead, UserHead},
     writer::{Reply, Writer},
 };
 use crate::{
     api::{Claim, Commit, SessionState, Slots, Timestamp, Turn, TurnError, UserKey, Version},
-    context::Stored,
+    context::{
+        Stored,
+        codec::{self, Kind},
+    },
 };
 
 /// A commit on its way.
@@ -143,7 +146,7 @@ impl Writer {
                     if slots.0.is_empty() {
                         batch.remove(place);
                     } else {
-                        let record = codec::encode_user(&place, head, slots);
+                        let record = records::encode_user(&place, head, slots);
                         batch.put(place, record);
                     }
                 }
@@ -184,7 +187,7 @@ impl Staged {
         let record = codec::encode_turn(&place, turn);
         batch.put(place, record);
         let place = codec::place(Kind::Session, session);
-        let record = codec::encode_session(&place, &self.head, &self.stored.state.slots);
+        let record = records::encode_session(&place, &self.head, &self.stored.state.slots);
         batch.put(place, record);
         for seq in self.dropped.clone().filter(|seq| *seq != turn.seq) {
             batch.remove(codec::turn_place(session, seq));

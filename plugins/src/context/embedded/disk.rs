@@ -11,10 +11,13 @@ use std::{
 
 use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, LsmError, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 
-use super::codec::{self, Kind, SessionHead, UserHead, user_of};
+use super::records::{self, SessionHead, UserHead, user_of};
 use crate::{
     api::{SessionKey, SessionState, Slots, Timestamp, Turn, TurnError, Version},
-    context::OpenError,
+    context::{
+        OpenError,
+        codec::{self, Kind},
+    },
 };
 
 /// Blocks of tables kept in memory, in bytes; conversations themselves are kept by the cache above.
@@ -174,8 +177,8 @@ impl Engine {
 
     fn count_opening(&self) -> Result<u64, TurnError> {
         let place = codec::place(Kind::Generation, &[]);
-        let before = self.get(&place)?.map_or(Ok(0), |record| codec::decode_number(Kind::Generation, &place, &record))?;
-        self.records.insert(&place, codec::encode_number(Kind::Generation, &place, before + 1)).map_err(fault)?;
+        let before = self.get(&place)?.map_or(Ok(0), |record| records::decode_number(Kind::Generation, &place, &record))?;
+        self.records.insert(&place, records::encode_number(Kind::Generation, &place, before + 1)).map_err(fault)?;
         self.db.persist(PersistMode::SyncAll).map_err(fault)?;
         Ok(before + 1)
     }
@@ -199,20 +202,20 @@ impl Engine {
     /// A session's head, expired or not.
     pub(super) fn head(&self, session: &[u8]) -> Result<SessionHead, TurnError> {
         let place = codec::place(Kind::Session, session);
-        let head = self.get(&place)?.map_or(Ok(SessionHead::ABSENT), |record| Ok(codec::decode_session(&place, &record)?.0))?;
+        let head = self.get(&place)?.map_or(Ok(SessionHead::ABSENT), |record| Ok(records::decode_session(&place, &record)?.0))?;
         Ok(head.erased(self.erasure(user_of(session))?))
     }
 
     /// The version before which a user's sessions are erased although they are still there; 0 if there are none.
     pub(super) fn erasure(&self, user: &[u8]) -> Result<u64, TurnError> {
         let place = codec::place(Kind::Erasure, user);
-        self.get(&place)?.map_or(Ok(0), |record| codec::decode_number(Kind::Erasure, &place, &record))
+        self.get(&place)?.map_or(Ok(0), |record| records::decode_number(Kind::Erasure, &place, &record))
     }
 
     /// A user's head and slots, expired or not.
     pub(super) fn user(&self, user: &[u8]) -> Result<(UserHead, Slots), TurnError> {
         let place = codec::place(Kind::User, user);
-        self.get(&place)?.map_or(Ok((UserHead::ABSENT, Slots::default())), |record| codec::decode_user(&place, &record))
+        self.get(&place)?.map_or(Ok((UserHead::ABSENT, Slots::default())), |record| records::decode_user(&place, &record))
     }
 
     /// A session with its user's slots and newest `limit` turns, all of one moment.
@@ -220,11 +223,11 @@ impl Engine {
         let snapshot = self.db.snapshot();
         let get = |place: &[u8]| snapshot.get(&self.records, place).map_err(fault);
         let place = codec::place(Kind::User, key.user().as_bytes());
-        let (user, user_slots) = get(&place)?.map_or(Ok((UserHead::ABSENT, Slots::default())), |r| codec::decode_user(&place, &r))?;
+        let (user, user_slots) = get(&place)?.map_or(Ok((UserHead::ABSENT, Slots::default())), |r| records::decode_user(&place, &r))?;
         let place = codec::place(Kind::Session, key.as_bytes());
-        let (written, slots) = get(&place)?.map_or(Ok((SessionHead::ABSENT, Slots::default())), |r| codec::decode_session(&place, &r))?;
+        let (written, slots) = get(&place)?.map_or(Ok((SessionHead::ABSENT, Slots::default())), |r| records::decode_session(&place, &r))?;
         let place = codec::place(Kind::Erasure, key.user().as_bytes());
-        let head = written.erased(get(&place)?.map_or(Ok(0), |r| codec::decode_number(Kind::Erasure, &place, &r))?);
+        let head = written.erased(get(&place)?.map_or(Ok(0), |r| records::decode_number(Kind::Erasure, &place, &r))?);
         let version = Version { session: head.live(now).version, user: user.live(now).version };
         let mut state = SessionState { version, ..SessionState::default() };
         if head.expires > now {

@@ -5,11 +5,14 @@
 //! time between two groups of commits, and with the last step that record. Only then is the erasure acknowledged.
 
 use super::{
-    codec::{self, Kind, SessionHead},
+    records::{self, SessionHead},
     sweep::STEP,
     writer::{Reply, Writer},
 };
-use crate::api::{SessionKey, Slots, TurnError, UserKey};
+use crate::{
+    api::{SessionKey, Slots, TurnError, UserKey},
+    context::codec::{self, Kind},
+};
 
 /// Most erasures under way.
 const MAX_ERASURES: usize = 1024;
@@ -52,7 +55,7 @@ impl Writer {
                 let place = codec::place(Kind::Session, session);
                 match head.version {
                     0 => batch.remove(place),
-                    _ => batch.put(place.clone(), codec::encode_session(&place, &head, &Slots::default())),
+                    _ => batch.put(place.clone(), records::encode_session(&place, &head, &Slots::default())),
                 }
             })
         });
@@ -69,7 +72,7 @@ impl Writer {
         }
         let hidden = self.write_batch(|batch| {
             let place = codec::place(Kind::Erasure, user);
-            batch.put(place.clone(), codec::encode_number(Kind::Erasure, &place, erasure.version));
+            batch.put(place.clone(), records::encode_number(Kind::Erasure, &place, erasure.version));
             batch.remove(codec::place(Kind::User, user));
         });
         self.table.forget(user, true);
@@ -142,7 +145,7 @@ impl Writer {
         for place in places {
             let head = self.readable_head(&place[1..])?;
             if head.version == version {
-                let record = codec::encode_session(&place, &head, &Slots::default());
+                let record = records::encode_session(&place, &head, &Slots::default());
                 changes.push((place, Some(record)));
             } else if head.version == 0 {
                 changes.push((place, None));
@@ -156,7 +159,7 @@ impl Writer {
         let mut changes = Vec::with_capacity(places.len());
         let mut last: Option<(Vec<u8>, SessionHead)> = None;
         for place in places {
-            let (session, seq) = codec::session_and_seq(&place);
+            let (session, seq) = records::session_and_seq(&place);
             let head = match &last {
                 Some((of, head)) if of == session => *head,
                 _ => self.readable_head(session)?,

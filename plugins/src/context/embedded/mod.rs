@@ -3,10 +3,10 @@
 //! A hot [`begin`](Store::begin) looks into the `table` and nowhere else. A cold one reads the `disk` on a blocking thread. Everything that
 //! writes is a job for the `writer`, which groups what arrives together into one batch.
 
-mod codec;
 mod commit;
 mod disk;
 mod erase;
+mod records;
 mod sweep;
 mod table;
 #[cfg(test)]

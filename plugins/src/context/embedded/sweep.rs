@@ -3,11 +3,14 @@
 use fjall::Slice;
 
 use super::{
-    codec::{self, Kind, SessionHead},
     disk::fault,
+    records::{self, SessionHead},
     writer::Writer,
 };
-use crate::api::{Timestamp, TurnError};
+use crate::{
+    api::{Timestamp, TurnError},
+    context::codec::{self, Kind},
+};
 
 /// Most records looked at in one step, so that commits do not wait for long.
 pub(super) const STEP: usize = 1000;
@@ -111,10 +114,10 @@ impl Writer {
 fn look(place: &[u8], record: &Slice, now: Timestamp) -> Option<Expired> {
     let key = || place[1..].to_vec();
     if place[0] == Kind::Session as u8 {
-        let (head, _) = codec::decode_session(place, record).ok()?;
+        let (head, _) = records::decode_session(place, record).ok()?;
         (head.expires <= now).then(|| Expired::Session(key(), head))
     } else if place[0] == Kind::User as u8 {
-        let (head, _) = codec::decode_user(place, record).ok()?;
+        let (head, _) = records::decode_user(place, record).ok()?;
         (head.expires <= now).then(|| Expired::User(key()))
     } else {
         None

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::codec::{SessionHead, UserHead, user_of};
+use super::records::{SessionHead, UserHead, user_of};
 use crate::api::{Claim, Clock, SessionKey, SessionState, Timestamp, Version};
 
 /// Most messages that wait for one session.

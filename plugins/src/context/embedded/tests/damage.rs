@@ -7,11 +7,9 @@ use crate::{
     api::{Change, Commit, SessionKey, SlotDelta, SlotValue, TurnError},
     context::{
         Durability,
+        codec::{self, Kind},
         conformance::{Subject, TempDir, clock, commit, session, user},
-        embedded::{
-            Embedded,
-            codec::{self, Kind},
-        },
+        embedded::Embedded,
         settle,
     },
 };

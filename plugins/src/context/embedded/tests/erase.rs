@@ -11,8 +11,9 @@ use crate::{
     api::{TurnError, UserKey},
     context::{
         Durability, Store,
+        codec::Kind,
         conformance::{LIMITS, Subject, TempDir, clock, commit, session, user},
-        embedded::{Embedded, codec::Kind},
+        embedded::Embedded,
     },
 };
 

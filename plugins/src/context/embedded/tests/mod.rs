@@ -11,13 +11,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     Embedded,
-    codec::Kind,
     table::{Asked, Table, Term},
 };
 use crate::{
     api::{Clock, Timestamp, TurnError},
     context::{
         Durability, OpenError,
+        codec::Kind,
         conformance::{LIMITS, Subject, TempDir, clock, commit, session},
     },
 };

@@ -7,8 +7,9 @@ use crate::{
     api::{Change, Claim, Clock, Commit, SessionKey, SessionState, SlotDelta, SlotValue, Slots, Timestamp, TurnError},
     context::{
         Durability, StoreBegin,
+        codec::Kind,
         conformance::{LIMITS, Subject, TempDir, clock, commit, user},
-        embedded::{Embedded, codec::Kind},
+        embedded::Embedded,
     },
 };
 

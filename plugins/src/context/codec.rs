@@ -1,4 +1,4 @@
-//! How records look on the disk, so that damage and mix-ups show when they are read instead of reaching a customer.
+//! How records look where conversations are kept, so that damage and mix-ups show when they are read instead of reaching a customer.
 //!
 //! A record is `format(1) kind(1) checksum(8) owner length(2) owner fields…`, integers little-endian. The owner is its
 //! [`place`], which names tenant, user and session; the checksum covers all that follows it, and the kind.
@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::api::{SlotValue, Slots, Text, Timestamp, Turn, TurnError};
 
-/// Changes when the layout does.
-const FORMAT: u8 = 1;
+/// Changes when the layout does. No text in UTF-8 holds such a byte, so no message id can pass for a record.
+const FORMAT: u8 = 0xff;
 /// Bytes before the checked part.
 const PREFIX: usize = 10;
 
@@ -16,9 +16,9 @@ const PREFIX: usize = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
-    /// A [`SessionHead`] and the session's slots.
+    /// A session's head and its slots.
     Session = 1,
-    /// A [`UserHead`] and the user's slots.
+    /// A user's head and the user's slots.
     User = 2,
     /// A [`Turn`].
     Turn = 3,
@@ -26,6 +26,8 @@ pub(super) enum Kind {
     Generation = 4,
     /// A user's sessions of versions before this are erased, and not all removed yet.
     Erasure = 5,
+    /// A session's slots; its head is elsewhere.
+    Slots = 6,
 }
 
 impl Kind {
@@ -36,54 +38,8 @@ impl Kind {
             Self::Turn => "turn",
             Self::Generation => "generation",
             Self::Erasure => "erasure",
+            Self::Slots => "slots",
         }
-    }
-}
-
-/// All of a session but its turns and slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SessionHead {
-    /// Unique to one state of one session; 0 if it does not exist.
-    pub(super) version: u64,
-    /// The newest turn's number.
-    pub(super) seq: u64,
-    /// The oldest kept turn's number; `seq + 1` if none is kept.
-    pub(super) first: u64,
-    /// From then on it counts as absent.
-    pub(super) expires: Timestamp,
-}
-
-impl SessionHead {
-    /// A session that does not exist.
-    pub(super) const ABSENT: Self = Self { version: 0, seq: 0, first: 1, expires: Timestamp(u64::MAX) };
-
-    /// The same after an erasure of what is older than `version`: no turns and no slots, and as long to live as before.
-    pub(super) fn erased(self, version: u64) -> Self {
-        if self.version == 0 || self.version >= version { self } else { Self { version, first: self.seq + 1, ..self } }
-    }
-
-    /// The same, or [`Self::ABSENT`] if it has expired.
-    pub(super) fn live(self, now: Timestamp) -> Self {
-        if self.expires > now { self } else { Self::ABSENT }
-    }
-}
-
-/// All of a user but the slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct UserHead {
-    /// Unique to one state of the user's slots; 0 if there are none.
-    pub(super) version: u64,
-    /// From then on they count as absent.
-    pub(super) expires: Timestamp,
-}
-
-impl UserHead {
-    /// A user without slots.
-    pub(super) const ABSENT: Self = Self { version: 0, expires: Timestamp(u64::MAX) };
-
-    /// The same, or [`Self::ABSENT`] if they have expired.
-    pub(super) fn live(self, now: Timestamp) -> Self {
-        if self.expires > now { self } else { Self::ABSENT }
     }
 }
 
@@ -100,49 +56,6 @@ pub(super) fn turn_place(session: &[u8], seq: u64) -> Vec<u8> {
     let mut place = place(Kind::Turn, session);
     place.extend_from_slice(&seq.to_be_bytes());
     place
-}
-
-/// The session and the number of the turn that stands at a [`turn_place`].
-pub(super) fn session_and_seq(place: &[u8]) -> (&[u8], u64) {
-    let (session, seq) = place[1..].split_last_chunk().expect("a turn's place ends with its number");
-    (session, u64::from_be_bytes(*seq))
-}
-
-/// The user's key that a session's key begins with: two parts, each after its length.
-pub(super) fn user_of(session: &[u8]) -> &[u8] {
-    let part = |at: usize| at + 1 + session.get(at).copied().map_or(0, usize::from);
-    &session[..part(part(0)).min(session.len())]
-}
-
-pub(super) fn encode_session(owner: &[u8], head: &SessionHead, slots: &Slots) -> Vec<u8> {
-    seal(Kind::Session, owner, |out| {
-        for n in [head.version, head.seq, head.first, head.expires.0] {
-            out.extend_from_slice(&n.to_le_bytes());
-        }
-        put_slots(out, slots);
-    })
-}
-
-pub(super) fn decode_session(owner: &[u8], record: &[u8]) -> Result<(SessionHead, Slots), TurnError> {
-    open(Kind::Session, owner, record, |r| {
-        let head = SessionHead { version: r.u64()?, seq: r.u64()?, first: r.u64()?, expires: Timestamp(r.u64()?) };
-        Ok((head, r.slots()?))
-    })
-}
-
-pub(super) fn encode_user(owner: &[u8], head: &UserHead, slots: &Slots) -> Vec<u8> {
-    seal(Kind::User, owner, |out| {
-        out.extend_from_slice(&head.version.to_le_bytes());
-        out.extend_from_slice(&head.expires.0.to_le_bytes());
-        put_slots(out, slots);
-    })
-}
-
-pub(super) fn decode_user(owner: &[u8], record: &[u8]) -> Result<(UserHead, Slots), TurnError> {
-    open(Kind::User, owner, record, |r| {
-        let head = UserHead { version: r.u64()?, expires: Timestamp(r.u64()?) };
-        Ok((head, r.slots()?))
-    })
 }
 
 pub(super) fn encode_turn(owner: &[u8], turn: &Turn) -> Vec<u8> {
@@ -164,45 +77,48 @@ pub(super) fn decode_turn(owner: &[u8], record: &[u8]) -> Result<Turn, TurnError
     })
 }
 
-/// A record that is one number: [`Kind::Generation`] or [`Kind::Erasure`].
-pub(super) fn encode_number(kind: Kind, owner: &[u8], number: u64) -> Vec<u8> {
-    seal(kind, owner, |out| out.extend_from_slice(&number.to_le_bytes()))
-}
-
-pub(super) fn decode_number(kind: Kind, owner: &[u8], record: &[u8]) -> Result<u64, TurnError> {
-    open(kind, owner, record, Reader::u64)
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
     let len = u32::try_from(text.len()).expect("a body limit far below 4 GiB bounds every text");
     out.extend_from_slice(&len.to_le_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_slots(out: &mut Vec<u8>, slots: &Slots) {
+pub(super) fn put_slots(out: &mut Vec<u8>, slots: &Slots) {
     let count = u32::try_from(slots.0.len()).expect("at most MAX_SLOTS");
     out.extend_from_slice(&count.to_le_bytes());
     for (name, value) in &slots.0 {
         put_text(out, name);
-        match value {
-            SlotValue::Bool(b) => out.extend_from_slice(&[0, u8::from(*b)]),
-            SlotValue::Number(n) => {
-                out.push(1);
-                out.extend_from_slice(&n.to_bits().to_le_bytes());
-            }
-            SlotValue::Text(t) => {
-                out.push(2);
-                put_text(out, t.expose());
-            }
-            SlotValue::Json(t) => {
-                out.push(3);
-                put_text(out, t.expose());
-            }
+        put_slot(out, value);
+    }
+}
+
+/// A slot's value: what it is, then itself.
+pub(super) fn put_slot(out: &mut Vec<u8>, value: &SlotValue) {
+    match value {
+        SlotValue::Bool(b) => out.extend_from_slice(&[0, u8::from(*b)]),
+        SlotValue::Number(n) => {
+            out.push(1);
+            out.extend_from_slice(&n.to_bits().to_le_bytes());
+        }
+        SlotValue::Text(t) => {
+            out.push(2);
+            put_text(out, t.expose());
+        }
+        SlotValue::Json(t) => {
+            out.push(3);
+            put_text(out, t.expose());
         }
     }
 }
 
-fn seal(kind: Kind, owner: &[u8], fields: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+/// A slot's value that stands alone, as [`put_slot`] writes it.
+pub(super) fn slot(bytes: &[u8]) -> Result<SlotValue, TurnError> {
+    let mut r = Reader(bytes);
+    r.slot().ok().filter(|_| r.0.is_empty()).ok_or_else(|| TurnError::Corrupt("a slot cannot be read".into()))
+}
+
+/// A record of a kind that belongs to `owner`.
+pub(super) fn seal(kind: Kind, owner: &[u8], fields: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(&[FORMAT, kind as u8, 0, 0, 0, 0, 0, 0, 0, 0]);
     out.extend_from_slice(&u16::try_from(owner.len()).expect("three ids and a number").to_le_bytes());
@@ -213,7 +129,8 @@ fn seal(kind: Kind, owner: &[u8], fields: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> 
     out
 }
 
-fn open<'a, T>(
+/// What is in a record, if it is one of this kind and owner and undamaged.
+pub(super) fn open<'a, T>(
     kind: Kind,
     owner: &[u8],
     record: &'a [u8],
@@ -257,7 +174,7 @@ fn checksum(kind: Kind, bytes: &[u8]) -> u64 {
 }
 
 /// Takes fields off the front of a record.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, n: usize) -> Result<&'a [u8], &'static str> {
@@ -270,7 +187,7 @@ impl<'a> Reader<'a> {
         Ok(self.take(N)?.try_into().expect("took N bytes"))
     }
 
-    fn u8(&mut self) -> Result<u8, &'static str> {
+    pub(super) fn u8(&mut self) -> Result<u8, &'static str> {
         Ok(self.array::<1>()?[0])
     }
 
@@ -282,7 +199,7 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, &'static str> {
+    pub(super) fn u64(&mut self) -> Result<u64, &'static str> {
         self.array().map(u64::from_le_bytes)
     }
 
@@ -291,24 +208,28 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.take(len)?).map_err(|_| "holds text that is not UTF-8")
     }
 
-    fn text(&mut self) -> Result<Text, &'static str> {
+    pub(super) fn text(&mut self) -> Result<Text, &'static str> {
         self.str().map(Text::from)
     }
 
-    fn slots(&mut self) -> Result<Slots, &'static str> {
+    pub(super) fn slots(&mut self) -> Result<Slots, &'static str> {
         let mut slots = BTreeMap::new();
         for _ in 0..self.u32()? {
             let name = self.str()?.into();
-            let value = match self.u8()? {
-                0 => SlotValue::Bool(self.u8()? != 0),
-                1 => SlotValue::Number(f64::from_bits(self.u64()?)),
-                2 => SlotValue::Text(self.text()?),
-                3 => SlotValue::Json(self.text()?),
-                _ => return Err("holds an unknown kind of slot"),
-            };
+            let value = self.slot()?;
             slots.insert(name, value);
         }
         Ok(Slots(slots))
+    }
+
+    fn slot(&mut self) -> Result<SlotValue, &'static str> {
+        Ok(match self.u8()? {
+            0 => SlotValue::Bool(self.u8()? != 0),
+            1 => SlotValue::Number(f64::from_bits(self.u64()?)),
+            2 => SlotValue::Text(self.text()?),
+            3 => SlotValue::Json(self.text()?),
+            _ => return Err("holds an unknown kind of slot"),
+        })
     }
 }
 
@@ -331,13 +252,14 @@ mod tests {
 
     #[test]
     fn records_come_back_as_written() {
-        let head = SessionHead { version: 1, seq: 2, first: 3, expires: Timestamp(4) };
-        assert_eq!(decode_session(b"k", &encode_session(b"k", &head, &slots())).unwrap(), (head, slots()));
-        let user = UserHead { version: 1, expires: Timestamp(4) };
-        assert_eq!(decode_user(b"k", &encode_user(b"k", &user, &slots())).unwrap(), (user, slots()));
         assert_eq!(decode_turn(b"k", &encode_turn(b"k", &turn())).unwrap(), turn());
-        for kind in [Kind::Generation, Kind::Erasure] {
-            assert_eq!(decode_number(kind, b"k", &encode_number(kind, b"k", 5)).unwrap(), 5);
+        let record = seal(Kind::Slots, b"k", |out| put_slots(out, &slots()));
+        assert_eq!(open(Kind::Slots, b"k", &record, Reader::slots).unwrap(), slots());
+        for value in slots().0.into_values() {
+            let mut bytes = Vec::new();
+            put_slot(&mut bytes, &value);
+            assert_eq!(slot(&bytes).unwrap(), value);
+            assert!(slot(&bytes[1..]).is_err() && slot(&[&bytes[..], b"\0"].concat()).is_err());
         }
     }
 
@@ -360,15 +282,6 @@ mod tests {
         let record = encode_turn(b"bank-a", &turn());
         let error = decode_turn(b"bank-b", &record).unwrap_err();
         assert_eq!(error, TurnError::Corrupt("a turn record belongs to another key".into()));
-        assert!(decode_user(b"bank-a", &record).is_err());
-    }
-
-    #[test]
-    fn a_session_key_begins_with_its_users_key() {
-        let user = crate::api::Tenant::from_config("bank").unwrap().user("u-1").unwrap();
-        assert_eq!(user_of(user.session("s").unwrap().as_bytes()), user.as_bytes());
-        assert_eq!(session_and_seq(&turn_place(b"session", 258)), (&b"session"[..], 258));
-        assert_eq!(user_of(b"\xff"), b"\xff");
-        assert_eq!(user_of(b""), b"");
+        assert!(open(Kind::Slots, b"bank-a", &record, Reader::slots).is_err());
     }
 }
