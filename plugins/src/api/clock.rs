@@ -52,6 +52,11 @@ impl Clock {
         }
     }
 
+    /// The time of a manual clock; nothing if it is the machine's.
+    pub fn manual_now(&self) -> Option<Timestamp> {
+        self.0.as_ref().map(|_| self.now())
+    }
+
     /// Time since a fixed but arbitrary point, to measure how long something lasts: unlike [`Clock::now`] it never goes back.
     pub fn monotonic(&self) -> Duration {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);

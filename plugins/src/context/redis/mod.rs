@@ -1,1 +1,197 @@
 //! Conversations on Redis, for many gateways: every step of a turn is one script on the primary that has its user's keys.
+//!
+//! | key, after `fengda:{tenant/user}` | type | what |
+//! |---|---|---|
+//! | `:s:`session | hash | head `h` (version, number, count, epochs, expiry), slots `d`; a flow's journal will be one more field |
+//! | `:t:`session | list | id and record of each kept turn, oldest first |
+//! | `:c:`session | string | the claim |
+//! | `:w:`session | list | gateways that wait for it |
+//! | `:u` | hash | head `h` (epoch, version, count, expiry) and a field for each of the user's slots |
+//! | `:i` | sorted set | the user's sessions by expiry |
+//! | `:r:`limit | string | one of the user's limits |
+//!
+//! What only gateways read is a record of [`codec`](super::codec). What scripts read and write stands after a checksum over it and its key. All
+//! of it expires. A script reads and checks before it writes, so it does all or nothing.
+
+mod begin;
+mod commit;
+mod erase;
+mod keys;
+mod lines;
+mod reply;
+mod scripts;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use redis::Value;
+
+use self::{
+    keys::{Parts, WAITING},
+    lines::Lines,
+    reply::{Reply, fault},
+    scripts::{LOAD, RELEASE, WAKE},
+};
+use super::{BeginRequest, Limits, Store, StoreBegin, Stored};
+use crate::{
+    api::{BoxFuture, Claim, Clock, Commit, SessionKey, SessionState, Step, Tenant, TurnError, UserKey, Version},
+    redis::{Listener, Redis, Script},
+};
+
+/// Largest record of a turn in bytes: four times what a request may hold by default. One that is larger is not stored, and none is read.
+const MAX_TURN: usize = 4 << 20;
+
+/// Conversations on Redis, as one gateway sees them.
+pub struct RedisStore(Arc<Inner>);
+
+/// How many replicas a tenant's turns are to be on before they count as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitFor {
+    /// So many.
+    pub replicas: u32,
+    /// How long that may take.
+    pub timeout: Duration,
+}
+
+struct Inner {
+    redis: Arc<Redis>,
+    limits: Limits,
+    clock: Clock,
+    lines: Lines,
+    waits: RwLock<Arc<HashMap<Tenant, WaitFor>>>,
+}
+
+impl RedisStore {
+    /// Keeps conversations on a Redis. A manual clock is that of the scripts too; without one they go by the server's.
+    pub fn new(redis: Arc<Redis>, limits: Limits, clock: Clock) -> Self {
+        let limits = Limits { turns: limits.turns.max(1), ..limits };
+        let inner = Arc::new(Inner { redis, limits, clock, lines: Lines::new(), waits: RwLock::default() });
+        let listener: Arc<dyn Listener> = inner.clone();
+        inner.redis.listen(Arc::downgrade(&listener));
+        Self(inner)
+    }
+
+    /// Has turns of these tenants wait for replicas from now on, others not.
+    pub fn wait_for(&self, waits: HashMap<Tenant, WaitFor>) {
+        *self.0.waits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(waits);
+    }
+}
+
+impl Inner {
+    async fn run(&self, script: &Script, keys: &Parts, args: &Parts) -> Result<Value, TurnError> {
+        self.redis.run(script, &keys.slices(), &args.slices()).await.map_err(fault)
+    }
+
+    /// Arguments that begin with the time, as every script's do.
+    fn args(&self) -> Parts {
+        let mut args = Parts::with_capacity(512, 24);
+        args.add(|out| self.clock.manual_now().into_iter().for_each(|now| out.extend_from_slice(now.0.to_string().as_bytes())));
+        args
+    }
+
+    /// The same, and how much of a session may be read: turns, and their bytes in all.
+    fn reading(&self) -> Parts {
+        let mut args = self.args();
+        args.number(self.limits.turns as u64).number((self.limits.turns * MAX_TURN) as u64);
+        args
+    }
+
+    fn keep(&self) -> u64 {
+        u64::try_from(self.limits.keep.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    async fn load(&self, key: &SessionKey, known: Option<Version>) -> Result<Option<Arc<SessionState>>, TurnError> {
+        let mut args = self.reading();
+        put_known(&mut args, known);
+        let mut reply = Reply::of(self.run(&LOAD, &keys::session(key), &args).await?)?;
+        match &*reply.bytes()? {
+            b"unchanged" => Ok(None),
+            _ => reply.state(key).map(Some),
+        }
+    }
+
+    /// Gives up a claim in the background. What follows on the same session waits for that.
+    fn release(self: &Arc<Self>, claim: &Claim) {
+        let keys = keys::session(&claim.key);
+        let mut args = self.args();
+        args.number(claim.fence).bytes(b"");
+        let (inner, releasing) = (self.clone(), self.lines.releasing(keys.get(WAITING)));
+        self.redis.spawn(async move {
+            let _ = inner.run(&RELEASE, &keys, &args).await; // if it fails, the claim lapses
+            inner.lines.released(keys.get(WAITING), releasing);
+        });
+    }
+
+    /// Lets the next gateway know of a free session that nobody here waits for any more.
+    fn pass_on(&self, waiting: &[u8]) {
+        let (redis, key, args) = (self.redis.clone(), waiting.to_vec(), self.args());
+        self.redis.spawn(async move {
+            let keys = [&key[..]; WAITING + 1]; // the script looks at one of them only
+            let _ = redis.run(&WAKE, &keys, &args.slices()).await; // if it fails, they ask by themselves
+        });
+    }
+}
+
+impl Listener for Inner {
+    fn woken(&self, message: &[u8]) {
+        if !self.lines.wake(message) {
+            self.pass_on(message);
+        }
+    }
+
+    fn reconnected(&self) {
+        self.lines.wake_all();
+    }
+}
+
+/// The version the caller has; nothing is like none.
+fn put_known(args: &mut Parts, known: Option<Version>) {
+    match known {
+        Some(Version { session, user }) => args.stamp(session).stamp(user),
+        None => args.bytes(b"").bytes(b""),
+    };
+}
+
+impl Store for RedisStore {
+    fn begin<'a>(&'a self, request: BeginRequest<'a>) -> Step<'a, Result<StoreBegin, TurnError>> {
+        Step::Pending(Box::pin(self.0.begin(request)))
+    }
+
+    fn commit<'a>(&'a self, claim: &'a Claim, base: &'a Arc<SessionState>, commit: Commit) -> BoxFuture<'a, Result<Stored, TurnError>> {
+        Box::pin(self.0.commit(claim, base, commit))
+    }
+
+    fn release(&self, claim: &Claim) {
+        self.0.release(claim);
+    }
+
+    fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        Step::Pending(Box::pin(self.0.load(key, known)))
+    }
+
+    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
+        Box::pin(self.0.erase_session(key))
+    }
+
+    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
+        Box::pin(self.0.erase_user(key))
+    }
+
+    fn queued(&self) -> usize {
+        0
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), TurnError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<(), TurnError>> {
+        let up = if self.0.redis.is_up() { Ok(()) } else { Err(TurnError::Unavailable("Redis cannot be reached".into())) };
+        Box::pin(std::future::ready(up))
+    }
+}

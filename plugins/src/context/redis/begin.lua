@@ -1,0 +1,64 @@
+-- Finds a repeated message, counts the user's limits, claims the session, sends its state unless the caller has it.
+--
+-- KEYS  as shared, then a limit each
+-- ARGV  time, turns, bytes, message id, known version, known version of the user, ms until the claim lapses, its name,
+--       gateway, 'claim' or 'look', 'back', 'front' or '' (where to wait), ms to wait, then for each limit its period in µs, burst, shadow
+-- ->    answered, seq, record | limited, index, µs | busy, ms | claimed, fence[, state]
+local turns, bytes, id, term, name = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[7]), ARGV[8]
+local LIMITS = 6
+
+local u = read_user()
+local s = read_session(u)
+local seq, record = find_turn(s, id, bytes)
+if seq then return { 'answered', seq, record } end
+if s.expired then s = no_session(u) end
+
+local function granted(fence)
+  local reply = { 'claimed', tonumber(fence) }
+  if ARGV[5] ~= s.v or ARGV[6] ~= u.v then reply[3] = state(s, u, turns, bytes) end
+  return reply
+end
+
+local c = read_claim()
+local held = c and c.till > now and c.e == epoch(s, u)
+if held and c.name == name then return granted(c.fence) end -- asked twice: the first answer was lost
+
+-- Each limit is the time, in µs, at which all of its turns are back. What cannot be one counts as none.
+local micros_now, taken = tonumber(ARGV[1]) and now * 1000 or micros, {}
+for i = LIMITS + 1, #KEYS do
+  local at = 13 + (i - LIMITS - 1) * 3
+  local period, burst = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local value = redis.pcall('GET', KEYS[i])
+  local full = type(value) == 'string' and value:match('^%d+$') or micros_now
+  full = math.min(math.max(tonumber(full), micros_now), micros_now + period * burst)
+  local wait = full + period - period * burst - micros_now
+  if wait <= 0 then
+    taken[KEYS[i]] = full + period
+  elseif ARGV[at + 2] == '0' then
+    return { 'limited', i - LIMITS - 1, math.ceil(wait) }
+  end
+end
+
+local reply
+if not held and ARGV[10] == 'claim' then reply = granted(math.max(micros, c and c.fence + 1 or 0)) end -- reads, and may refuse
+
+for key, full in pairs(taken) do
+  call('SET', key, ('%.0f'):format(full), 'PX', math.ceil((full - micros_now) / 1000))
+end
+
+if not reply then
+  if ARGV[11] ~= '' and not call('LPOS', W, ARGV[9]) then
+    call(ARGV[11] == 'front' and 'LPUSH' or 'RPUSH', W, ARGV[9])
+    outlive(W, tonumber(ARGV[12]))
+  end
+  return { 'busy', held and c.till - now or 0 }
+end
+
+c = { fence = ('%.0f'):format(reply[2]), till = now + term, e = epoch(s, u), name = name }
+call('SET', C, sealed_claim(c), 'PX', term)
+-- What expires during the turn is there until its end.
+if u.there and u.x - now < term then outlive(U, term) end
+if s.v ~= NONE and s.x - now < term then
+  for _, key in ipairs({ S, T, I }) do outlive(key, term) end
+end
+return reply

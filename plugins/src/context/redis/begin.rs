@@ -1,0 +1,146 @@
+//! How a turn begins: ask, and if the session is somebody's, wait to be woken and ask again.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::Value;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    Inner,
+    keys::{self, Parts, WAITING},
+    lines::{Ahead, Place},
+    put_known,
+    reply::{Reply, fault, unexpected},
+    scripts::{BEGIN, RELEASE},
+};
+use crate::{
+    api::{Claim, Limited, TurnError},
+    context::{BeginRequest, StoreBegin},
+    redis::Fault,
+};
+
+/// The news that a session is free can be lost with the gateway that it was for: who waits asks again after so long.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// A message that wants a session: its place in the line of this process.
+struct Waiter<'a> {
+    inner: &'a Arc<Inner>,
+    place: Place,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if self.inner.lines.leave(&self.place) {
+            self.inner.pass_on(self.place.key());
+        }
+    }
+}
+
+impl Inner {
+    pub(super) async fn begin(self: &Arc<Self>, request: BeginRequest<'_>) -> Result<StoreBegin, TurnError> {
+        let mut keys = keys::session(request.key);
+        self.lines.settled(keys.get(WAITING)).await;
+        let end = Instant::now() + request.wait.min(self.clock.now().until(request.until));
+        let waiter = Waiter { inner: self, place: self.lines.enter(keys.get(WAITING)).ok_or(TurnError::InProgress)? };
+        request.limits.iter().for_each(|limit| keys::add_limit(&mut keys, request.key.user(), &limit.name));
+        let mut counted = false;
+        loop {
+            let ahead = self.lines.ahead(&waiter.place);
+            if counted && !ahead.first {
+                waiter.place.wait(end).await;
+            } else {
+                let limits = if counted { 0 } else { request.limits.len() };
+                let busy = match self.try_begin(&request, &keys, limits, &ahead, end).await? {
+                    Ok(begun) => return Ok(begun),
+                    Err(busy) => busy,
+                };
+                counted = true;
+                if ahead.first {
+                    waiter.place.wait(end.min(Instant::now() + busy.min(RECHECK))).await;
+                }
+            }
+            if Instant::now() >= end {
+                return Err(TurnError::InProgress);
+            }
+        }
+    }
+
+    /// Asks once; how long the present claim stands if there is one.
+    async fn try_begin(
+        self: &Arc<Self>,
+        request: &BeginRequest<'_>,
+        keys: &Parts,
+        limits: usize,
+        ahead: &Ahead,
+        end: Instant,
+    ) -> Result<Result<StoreBegin, Duration>, TurnError> {
+        let term = self.clock.now().until(request.until);
+        if term.is_zero() {
+            return Err(TurnError::InProgress);
+        }
+        let name = fastrand::u64(1..);
+        let wait = u64::try_from(end.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX);
+        let mut args = self.reading();
+        args.bytes(request.message_id.expose().as_bytes());
+        put_known(&mut args, request.known.map(|state| state.version));
+        args.number(u64::try_from(term.as_millis()).unwrap_or(u64::MAX)).stamp(name).bytes(self.redis.name().as_bytes());
+        args.bytes(if ahead.first { b"claim" } else { b"look" });
+        args.bytes(match (wait, ahead) {
+            (0, _) | (_, Ahead { first: false, .. }) => b"",
+            (_, Ahead { woken: true, .. }) => b"front",
+            _ => b"back",
+        });
+        args.number(wait);
+        for limit in &request.limits[..limits] {
+            let period = u64::try_from(limit.period.as_micros()).unwrap_or(u64::MAX);
+            args.number(period.max(1)).number(limit.burst.into()).number(limit.shadow.into());
+        }
+        let reply = self.ask(keys.first(WAITING + 1 + limits), args, name).await?;
+        self.begun(request, reply)
+    }
+
+    fn begun(self: &Arc<Self>, request: &BeginRequest<'_>, reply: Value) -> Result<Result<StoreBegin, Duration>, TurnError> {
+        let mut reply = Reply::of(reply)?;
+        Ok(Ok(match &*reply.bytes()? {
+            b"claimed" => {
+                let claim = Claim { key: request.key.clone(), fence: reply.number()?, until: request.until };
+                match (!reply.is_done()).then(|| reply.state(request.key)).transpose() {
+                    Ok(state) => StoreBegin::Claimed { claim, state },
+                    Err(error) => {
+                        self.release(&claim);
+                        return Err(error);
+                    }
+                }
+            }
+            b"answered" => match reply.turn(request.key)? {
+                turn if turn.message_id != *request.message_id => {
+                    return Err(TurnError::Corrupt("a turn stands under another's id".into()));
+                }
+                turn if turn.q == *request.q => StoreBegin::Answered(turn),
+                _ => return Err(TurnError::MessageIdReused),
+            },
+            b"limited" => {
+                let index = usize::try_from(reply.number()?).map_err(|_| unexpected())?;
+                StoreBegin::Limited(Limited { index, wait: Duration::from_micros(reply.number()?) })
+            }
+            _ => return Ok(Err(reply.millis()?)),
+        }))
+    }
+
+    /// Runs the script to its end whatever becomes of who asked: a claim that nobody learns of is given up.
+    async fn ask(self: &Arc<Self>, keys: Parts, args: Parts, name: u64) -> Result<Value, TurnError> {
+        let (sender, answer) = oneshot::channel();
+        let inner = self.clone();
+        self.redis.spawn(async move {
+            let reply = inner.redis.run(&BEGIN, &keys.slices(), &args.slices()).await;
+            let unknown = matches!(reply, Err(Fault::Unknown(_)));
+            if sender.send(reply).is_err() || unknown {
+                let mut args = inner.args();
+                args.bytes(b"").stamp(name);
+                let _ = inner.run(&RELEASE, &keys.first(WAITING + 1), &args).await; // if it fails, the claim lapses
+            }
+        });
+        let reply = answer.await.map_err(|_| TurnError::Unavailable("the thread of Redis has ended".into()))?;
+        reply.map_err(fault)
+    }
+}

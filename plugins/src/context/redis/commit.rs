@@ -1,0 +1,117 @@
+//! A turn on its way to Redis, and the state that follows from it.
+
+use std::sync::{Arc, PoisonError};
+
+use redis::Value;
+
+use super::{
+    Inner, MAX_TURN,
+    keys::{self, Parts, WAITING},
+    reply::{Reply, seal_slots, unexpected},
+    scripts::COMMIT,
+};
+use crate::{
+    api::{Change, Claim, Commit, SessionState, SlotDelta, SlotValue, Slots, Turn, TurnError, Version},
+    context::{Stored, codec},
+};
+
+/// What a commit makes of the state that its turn began with.
+struct Next {
+    turn: Arc<Turn>,
+    slots: Slots,
+    version: Version,
+}
+
+impl Inner {
+    pub(super) async fn commit(&self, claim: &Claim, base: &Arc<SessionState>, commit: Commit) -> Result<Stored, TurnError> {
+        let (keys, q, user_slots) = (keys::session(&claim.key), commit.q.clone(), commit.user_slots.clone());
+        self.lines.settled(keys.get(WAITING)).await;
+        let next = self.next(base, commit);
+        let args = self.commit_args(claim, base, &next, &user_slots)?;
+        let mut reply = Reply::of(self.run_commit(claim, &keys, &args).await?)?;
+        match &*reply.bytes()? {
+            b"stored" => next.stored(base, &user_slots, self.limits.turns, &mut reply),
+            b"repeated" => match reply.turn(&claim.key)? {
+                turn if turn.q == q => Ok(Stored { turn, state: reply.state(&claim.key)? }),
+                _ => Err(TurnError::MessageIdReused),
+            },
+            b"lost" => Err(TurnError::ClaimLost),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn next(&self, base: &SessionState, commit: Commit) -> Next {
+        let mut slots = base.slots.clone();
+        for change in &commit.slots {
+            slots.apply(change);
+        }
+        let turn = Turn {
+            seq: base.seq + 1,
+            message_id: commit.message_id,
+            q: commit.q,
+            a: commit.a,
+            at: self.clock.now(),
+            fallback: commit.fallback,
+            handoff: commit.handoff,
+        };
+        Next { turn: Arc::new(turn), slots, version: Version { session: fastrand::u64(1..), user: fastrand::u64(1..) } }
+    }
+
+    fn commit_args(&self, claim: &Claim, base: &SessionState, next: &Next, user_slots: &[SlotDelta]) -> Result<Parts, TurnError> {
+        let record = codec::encode_turn(&codec::turn_place(claim.key.as_bytes(), next.turn.seq), &next.turn);
+        if record.len() > MAX_TURN {
+            return Err(TurnError::Unavailable(format!("a turn of {} bytes is too large to be stored", record.len())));
+        }
+        let mut args = self.reading();
+        args.bytes(next.turn.message_id.expose().as_bytes()).number(claim.fence);
+        args.bytes(if self.clock.now() >= claim.until { b"1" } else { b"0" });
+        args.stamp(base.version.session).stamp(base.version.user).stamp(base.epoch).number(base.seq);
+        args.stamp(next.version.session).stamp(next.version.user);
+        args.bytes(&record).bytes(&seal_slots(&claim.key, next.version.session, &next.slots));
+        args.number(self.keep()).bytes(&keys::id(&claim.key));
+        user_slots.iter().for_each(|delta| put_change(&mut args, delta));
+        Ok(args)
+    }
+
+    /// On a connection that waits for replicas, if the tenant's turns do.
+    async fn run_commit(&self, claim: &Claim, keys: &Parts, args: &Parts) -> Result<Value, TurnError> {
+        let waits = self.waits.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let _ = waits.get(claim.key.tenant());
+        self.run(&COMMIT, keys, args).await
+    }
+}
+
+impl Next {
+    /// The state after the commit. User's slots that somebody else changed meanwhile come with the reply.
+    fn stored(self, base: &SessionState, changes: &[SlotDelta], limit: usize, reply: &mut Reply) -> Result<Stored, TurnError> {
+        let Self { turn, slots, mut version } = self;
+        let mut user_slots = base.user_slots.clone();
+        if reply.is_done() {
+            for change in changes {
+                user_slots.apply(change);
+            }
+            if changes.is_empty() {
+                version.user = base.version.user;
+            }
+        } else {
+            version.user = reply.stamp()?;
+            user_slots = reply.user_slots()?;
+        }
+        let kept = base.turns.len().min(limit - 1);
+        let mut turns = Vec::with_capacity(kept + 1);
+        turns.extend_from_slice(&base.turns[base.turns.len() - kept..]);
+        turns.push(turn.clone());
+        let state = SessionState { version, epoch: base.epoch, seq: turn.seq, turns, slots, user_slots };
+        Ok(Stored { turn, state: Arc::new(state) })
+    }
+}
+
+fn put_change(args: &mut Parts, delta: &SlotDelta) {
+    let (change, value) = match &delta.change {
+        Change::Set(value) => ("set", Some(value)),
+        Change::Add(by) => ("add", Some(&SlotValue::Number(*by))),
+        Change::Remove => ("remove", None),
+    };
+    args.bytes(change.as_bytes()).bytes(delta.name.as_bytes());
+    args.add(|out| value.into_iter().for_each(|value| codec::put_slot(out, value)));
+}

@@ -1,0 +1,42 @@
+//! Erasing: at one moment for all who read, then key by key until nothing is left.
+
+use super::{
+    Inner,
+    keys::{self, Parts},
+    reply::Reply,
+    scripts::{ERASE_SESSION, ERASE_USER},
+};
+use crate::api::{SessionKey, TurnError, UserKey};
+
+impl Inner {
+    pub(super) async fn erase_session(&self, key: &SessionKey) -> Result<(), TurnError> {
+        let mut args = self.args();
+        args.number(self.keep()).stamp(fastrand::u64(1..));
+        self.run(&ERASE_SESSION, &keys::session(key), &args).await.map(drop)
+    }
+
+    pub(super) async fn erase_user(&self, key: &UserKey) -> Result<(), TurnError> {
+        let (mut keys, mut args) = (keys::user(key), self.erasing());
+        args.stamp(fastrand::u64(1..)).bytes(b"0");
+        loop {
+            let mut reply = Reply::of(self.run(&ERASE_USER, &keys, &args).await?)?;
+            let (next, mut ids) = (reply.bytes()?, reply.list()?);
+            if next.is_empty() && ids.is_done() {
+                return Ok(());
+            }
+            (keys, args) = (keys::user(key), self.erasing());
+            args.bytes(b"").bytes(&next);
+            while !ids.is_done() {
+                let id = ids.bytes()?;
+                keys::add_session(&mut keys, key, &id);
+                args.bytes(&id);
+            }
+        }
+    }
+
+    fn erasing(&self) -> Parts {
+        let mut args = self.args();
+        args.number(self.keep());
+        args
+    }
+}

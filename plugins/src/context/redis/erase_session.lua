@@ -1,0 +1,14 @@
+-- Erases a session's turns and slots. Its number and expiry stay, a new version and epoch show that it was erased, also if it was not there.
+--
+-- ARGV  time, ms to keep, the new version and epoch
+local read_u, u = pcall(read_user)
+if not read_u then u = { e = NONE } end
+local read, s = pcall(read_session, u)
+if not read or s.expired then s = no_session(u) end
+
+s.v, s.k, s.e = ARGV[3], 0, ARGV[3]
+if s.x <= now then s.x = now + tonumber(ARGV[2]) end
+call('UNLINK', S, T, C)
+write_session(s)
+call('PEXPIRE', S, s.x - now)
+if not pcall(wake) then call('UNLINK', W) end

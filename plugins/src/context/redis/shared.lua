@@ -1,0 +1,171 @@
+-- What the scripts have in common; it stands before each of them.
+--
+-- KEYS  user, index, session, turns, claim, waiting. ARGV[1] is the time in ms, empty for the server's own.
+-- Reads come first and check what they find, writes follow: a script that fails has written nothing.
+local U, I, S, T, C, W = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+
+local NONE = ('0'):rep(16) -- the version, or epoch, of what is not there
+local MAX_HEAD = 256       -- bytes
+local MAX_HASH = 1048576   -- bytes: 64 slots and what is around them take a third of it
+local MAX_SLOTS = 64
+
+local call = redis.call
+local clock = call('TIME')
+local micros = clock[1] * 1000000 + clock[2]
+local now = tonumber(ARGV[1]) or math.floor(micros / 1000)
+
+local function corrupt(what)
+  error(redis.error_reply('CORRUPT ' .. what))
+end
+
+-- What scripts read and write stands after a checksum over it and its place.
+local function seal(place, value)
+  return redis.sha1hex(place .. '\0' .. value):sub(1, 16) .. value
+end
+
+local function unseal(place, sealed)
+  local value = sealed:sub(17)
+  if seal(place, value) ~= sealed then corrupt('a checksum is wrong') end
+  return value
+end
+
+-- Refuses a value that is larger than ours can be before it is read.
+local function bounded(key, most)
+  if (call('MEMORY', 'USAGE', key, 'SAMPLES', 0) or 0) > most then corrupt('a value is too large') end
+end
+
+-- Has a key live so many ms at least.
+local function outlive(key, ms)
+  if call('PTTL', key) < ms then call('PEXPIRE', key, ms) end
+end
+
+-- The head of a session or user: its hash's field `h`. Nothing if there is no such hash.
+local function head(key)
+  local size = call('HSTRLEN', key, 'h')
+  if size == 0 and call('EXISTS', key) == 0 then return nil end
+  if size == 0 or size > MAX_HEAD then corrupt('a head is none') end
+  return unseal(key, call('HGET', key, 'h'))
+end
+
+-- The user: epoch, version and number of the slots, their expiry. The epoch stands until the key is gone, the slots expire before.
+local function read_user()
+  local value = head(U)
+  if not value then return { e = NONE, v = NONE, k = 0, x = 0 } end
+  local e, v, k, x = value:match('^(%x+) (%x+) (%d+) (%d+)$')
+  if not e then corrupt('a user cannot be read') end
+  local u = { e = e, v = v, k = tonumber(k), x = tonumber(x), there = true }
+  u.expired = u.x <= now
+  if u.expired then
+    u.v, u.k = NONE, 0
+  elseif call('HLEN', U) ~= u.k + 1 then
+    corrupt('slots are missing')
+  end
+  return u
+end
+
+local function write_user(u)
+  call('HSET', U, 'h', seal(U, ('%s %s %d %.0f'):format(u.e, u.v, u.k, u.x)))
+end
+
+-- The session: version, number of the newest turn, count of the kept ones, its own epoch, the user's epoch it is of, its expiry.
+local function no_session(u)
+  return { v = NONE, n = 0, k = 0, e = NONE, u = u.e, x = 0 }
+end
+
+-- The session as it stands, expired or not. One of an older epoch of its user reads as erased: only its number goes on.
+local function read_session(u)
+  local value = head(S)
+  if not value then
+    if call('EXISTS', T) == 1 then corrupt('turns have no session') end
+    return no_session(u)
+  end
+  local v, n, k, e, of, x = value:match('^(%x+) (%d+) (%d+) (%x+) (%x+) (%d+)$')
+  if not v then corrupt('a session cannot be read') end
+  local s = { v = v, n = tonumber(n), k = tonumber(k), e = e, u = of, x = tonumber(x) }
+  s.expired = s.x <= now
+  if of == u.e then
+    if call('LLEN', T) ~= 2 * s.k then corrupt('turns are missing') end
+  elseif u.there or s.expired then
+    s.k, s.e, s.u = 0, NONE, u.e
+  else
+    corrupt('the user is missing')
+  end
+  return s
+end
+
+local function write_session(s)
+  call('HSET', S, 'h', seal(S, ('%s %.0f %d %s %s %.0f'):format(s.v, s.n, s.k, s.e, s.u, s.x)))
+end
+
+-- Changes with each erasure of the session or of its user.
+local function epoch(s, u)
+  return s.e ~= NONE and s.e or u.e
+end
+
+-- The claim: fence, lapse, the epoch it is of, the name that its beginner gave it. One that was given up has lapsed at 0.
+local function read_claim()
+  local sealed = call('GETRANGE', C, 0, MAX_HEAD)
+  if sealed == '' then return nil end
+  local fence, till, e, name = unseal(C, sealed):match('^(%d+) (%d+) (%x+) (%x+)$')
+  if not fence then corrupt('a claim cannot be read') end
+  return { fence = fence, till = tonumber(till), e = e, name = name }
+end
+
+local function sealed_claim(c)
+  return seal(C, ('%s %.0f %s %s'):format(c.fence, c.till, c.e, c.name))
+end
+
+-- Tells the gateway that is first in line that the session is free.
+local function wake()
+  for _ = 1, 8 do
+    local gateway = call('LPOP', W)
+    if not gateway then return end
+    if #gateway == 16 and not gateway:find('%X') then
+      call('PUBLISH', 'fengda:wake:' .. gateway, W)
+      return
+    end
+  end
+end
+
+-- The kept turn that a message made: its number and record.
+local function find_turn(s, id, bytes)
+  local at = s.k > 0 and not s.expired and call('LPOS', T, id, 'RANK', -1)
+  if not at then return nil end
+  bounded(T, bytes)
+  return s.n - s.k + 1 + at / 2, call('LINDEX', T, at + 1)
+end
+
+-- The user's slots by name.
+local function read_slots(u)
+  local slots = {}
+  if u.k == 0 then return slots end
+  bounded(U, MAX_HASH)
+  local all = call('HGETALL', U)
+  for i = 1, #all, 2 do
+    if all[i] ~= 'h' then slots[all[i]:sub(2)] = unseal(U .. all[i], all[i + 1]) end
+  end
+  return slots
+end
+
+-- The same as a reply has them.
+local function flat(slots)
+  local list = {}
+  for name, value in pairs(slots) do
+    list[#list + 1] = name
+    list[#list + 1] = value
+  end
+  return list
+end
+
+-- A session that is not expired, as a reply has it.
+local function state(s, u, turns, bytes)
+  local slots, kept, records = '', math.min(s.k, turns), {}
+  if s.k > 0 then
+    bounded(S, MAX_HASH)
+    bounded(T, bytes)
+    slots = call('HGET', S, 'd') or corrupt('slots are missing')
+    records = call('LRANGE', T, -2 * kept, -1)
+  end
+  return { s.v, u.v, epoch(s, u), s.n, slots, records, flat(read_slots(u)) }
+end
+
