@@ -11,7 +11,7 @@ use crate::{
 
 fn config(ports: &[u16], mode: Mode) -> RedisConfig {
     let servers = ports.iter().map(|port| ("127.0.0.1".into(), *port)).collect();
-    RedisConfig { servers, mode, username: None, password: None, timeout: Duration::from_secs(5) }
+    RedisConfig { servers, mode, database: 0, username: None, password: None, tls: None, timeout: Duration::from_secs(5) }
 }
 
 async fn redis(ports: &[u16], mode: Mode) -> Arc<Redis> {
