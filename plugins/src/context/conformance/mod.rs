@@ -28,6 +28,8 @@ const TURN: Duration = Duration::from_secs(60);
 pub struct Subject {
     store: Arc<dyn Store>,
     clock: Clock,
+    /// What its tenants' names end with.
+    suffix: String,
     /// Kept until the store is closed, such as the directory it is in.
     _with: Box<dyn Any + Send + Sync>,
 }
@@ -35,7 +37,30 @@ pub struct Subject {
 impl Subject {
     /// An empty store that keeps [`LIMITS`] and reads the manual `clock`, and what has to outlive it.
     pub fn new(store: Arc<dyn Store>, clock: Clock, with: impl Any + Send + Sync) -> Self {
-        Self { store, clock, _with: Box::new(with) }
+        Self { store, clock, suffix: String::new(), _with: Box::new(with) }
+    }
+
+    /// The same on a server that others use: its tenants are like nobody else's of this process.
+    #[must_use]
+    pub fn apart(self) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { suffix: format!("-{}", NEXT.fetch_add(1, Ordering::Relaxed)), ..self }
+    }
+
+    /// A user of one of its tenants.
+    ///
+    /// # Panics
+    /// One of the names is none.
+    pub fn user(&self, tenant: &str, id: &str) -> UserKey {
+        user(&format!("{tenant}{}", self.suffix), id)
+    }
+
+    /// A session of some user of some tenant.
+    ///
+    /// # Panics
+    /// The id is none.
+    pub fn session(&self, id: &str) -> SessionKey {
+        self.user("bank", "u").session(id).unwrap()
     }
 
     /// The store.

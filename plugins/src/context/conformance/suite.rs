@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{LIMITS, Subject, TURN, commit, session, user};
+use super::{LIMITS, Subject, TURN, commit};
 use crate::{
     api::{Change, Commit, SessionState, SlotDelta, SlotValue, TurnError},
     context::{BeginRequest, StoreBegin, settle},
@@ -47,7 +47,7 @@ macro_rules! suite {
 
 suite! { ($)
     async fn a_session_begins_empty_and_its_first_turn_is_number_one(s) {
-        let (claim, base) = s.claim(&session("a"), "m1").await;
+        let (claim, base) = s.claim(&s.session("a"), "m1").await;
         assert_eq!((base.seq, base.turns.len(), base.version), (0, 0, Default::default()));
         let stored = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
         assert_eq!((stored.turn.seq, stored.turn.at, stored.state.seq), (1, s.clock.now(), 1));
@@ -55,7 +55,7 @@ suite! { ($)
     }
 
     async fn what_was_committed_is_read_as_it_was(s) {
-        let key = user("bank", "用户/1").session("web:\u{0}1").unwrap();
+        let key = s.user("bank", "用户/1").session("web:\u{0}1").unwrap();
         let values = [
             set("bool", SlotValue::Bool(true)),
             set("number", SlotValue::Number(-0.25)),
@@ -76,7 +76,7 @@ suite! { ($)
     }
 
     async fn a_current_copy_is_not_sent_again_and_an_old_one_is_replaced(s) {
-        let key = session("a");
+        let key = s.session("a");
         let first = s.turn(&key, "m1").await.state;
         assert!(settle(s.store.load(&key, Some(first.version))).await.unwrap().is_none());
         let StoreBegin::Claimed { claim, state: None } = s.begin(&key, "m2", Some(&first)).await.unwrap() else { panic!() };
@@ -88,7 +88,7 @@ suite! { ($)
     }
 
     async fn a_message_is_answered_once_and_its_id_cannot_be_used_again(s) {
-        let key = session("a");
+        let key = s.session("a");
         let first = s.turn(&key, "m1").await;
         for known in [None, Some(&first.state)] {
             let StoreBegin::Answered(turn) = s.begin(&key, "m1", known).await.unwrap() else { panic!() };
@@ -101,7 +101,7 @@ suite! { ($)
     }
 
     async fn an_answered_message_does_not_wait_for_another(s) {
-        let key = session("a");
+        let key = s.session("a");
         let first = s.turn(&key, "m1").await;
         let (_held, _) = s.claim(&key, "m2").await;
         for known in [None, Some(&first.state)] {
@@ -110,7 +110,7 @@ suite! { ($)
     }
 
     async fn the_newest_turns_are_kept_and_numbers_go_on(s) {
-        let key = session("a");
+        let key = s.session("a");
         for i in 1..=6 {
             assert_eq!(s.turn(&key, &format!("m{i}")).await.turn.seq, i);
         }
@@ -121,7 +121,7 @@ suite! { ($)
     }
 
     async fn a_lapsed_claim_cannot_commit_and_a_newer_one_can(s) {
-        let key = session("a");
+        let key = s.session("a");
         let (old, base) = s.claim(&key, "m1").await;
         s.clock.advance(TURN);
         assert_eq!(s.store.commit(&old, &base, commit("m1")).await.unwrap_err(), TurnError::ClaimLost);
@@ -134,7 +134,7 @@ suite! { ($)
     }
 
     async fn a_repeated_commit_yields_the_turn_it_made(s) {
-        let key = session("a");
+        let key = s.session("a");
         let (claim, base) = s.claim(&key, "m1").await;
         let first = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
         let again = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
@@ -149,7 +149,7 @@ suite! { ($)
     }
 
     async fn the_same_commit_twice_at_once_is_one_turn(s) {
-        let key = session("a");
+        let key = s.session("a");
         let (claim, base) = s.claim(&key, "m1").await;
         let (one, two) = tokio::join!(s.store.commit(&claim, &base, commit("m1")), s.store.commit(&claim, &base, commit("m1")));
         assert_eq!(one.unwrap().turn, two.unwrap().turn);
@@ -157,7 +157,7 @@ suite! { ($)
     }
 
     async fn a_commit_given_up_and_repeated_is_one_turn(s) {
-        let key = session("a");
+        let key = s.session("a");
         let (claim, base) = s.claim(&key, "m1").await;
         let mut first = s.store.commit(&claim, &base, commit("m1"));
         let early = tokio::time::timeout(Duration::ZERO, &mut first).await; // begun, and mostly not done
@@ -169,7 +169,7 @@ suite! { ($)
     }
 
     async fn a_commit_repeated_after_its_claim_was_given_up_yields_the_turn_it_made(s) {
-        let key = session("a");
+        let key = s.session("a");
         let (claim, base) = s.claim(&key, "m1").await;
         let first = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
         s.store.release(&claim);
@@ -179,7 +179,7 @@ suite! { ($)
     }
 
     async fn a_claim_given_up_before_its_commit_is_lost(s) {
-        let key = session("a");
+        let key = s.session("a");
         let (claim, base) = s.claim(&key, "m1").await;
         s.store.release(&claim);
         assert_eq!(s.store.commit(&claim, &base, commit("m1")).await.unwrap_err(), TurnError::ClaimLost);
@@ -187,7 +187,7 @@ suite! { ($)
     }
 
     async fn a_released_session_is_free_and_unchanged(s) {
-        let key = session("a");
+        let key = s.session("a");
         let before = s.turn(&key, "m1").await.state;
         let (claim, _) = s.claim(&key, "m2").await;
         s.store.release(&claim);
@@ -196,7 +196,7 @@ suite! { ($)
     }
 
     async fn waiting_for_a_session_ends_before_its_claim_lapses_and_says_why(s) {
-        let key = session("a");
+        let key = s.session("a");
         let known = s.turn(&key, "m1").await.state;
         let (held, base) = s.claim(&key, "m2").await;
         for (wait, known) in [(Duration::from_millis(5), None), (Duration::from_millis(5), Some(&known)), (Duration::ZERO, None)] {
@@ -206,12 +206,12 @@ suite! { ($)
     }
 
     async fn who_does_not_want_to_wait_gets_a_free_session(s) {
-        let begun = s.begin_within(Duration::ZERO, &session("a"), "m1", None).await;
+        let begun = s.begin_within(Duration::ZERO, &s.session("a"), "m1", None).await;
         assert!(matches!(begun.unwrap(), StoreBegin::Claimed { .. }));
     }
 
     async fn those_who_wait_are_served_in_order_one_at_a_time(s) {
-        let key = session("a");
+        let key = s.session("a");
         let (held, base) = s.claim(&key, "m0").await;
         let served = std::sync::Mutex::new(Vec::new());
         let waiters = (1..100).map(|i| {
@@ -233,7 +233,7 @@ suite! { ($)
     }
 
     async fn one_who_stops_waiting_lets_the_next_by(s) {
-        let key = session("a");
+        let key = s.session("a");
         let (held, _) = s.claim(&key, "m1").await;
         let mut gone = Box::pin(s.begin(&key, "m2", None));
         let mut next = Box::pin(s.begin(&key, "m3", None));
@@ -247,12 +247,12 @@ suite! { ($)
     }
 
     async fn sessions_do_not_wait_for_each_other(s) {
-        let (_held, _) = s.claim(&session("a"), "m1").await;
-        assert_eq!(s.turn(&session("b"), "m1").await.turn.seq, 1);
+        let (_held, _) = s.claim(&s.session("a"), "m1").await;
+        assert_eq!(s.turn(&s.session("b"), "m1").await.turn.seq, 1);
     }
 
     async fn changes_of_user_slots_from_two_sessions_both_count(s) {
-        let (a, b) = (session("a"), session("b"));
+        let (a, b) = (s.session("a"), s.session("b"));
         let with = |id: &str| Commit { user_slots: vec![add("n", 1.0)], ..commit(id) };
         let (claim_a, base_a) = s.claim(&a, "m1").await;
         let (claim_b, base_b) = s.claim(&b, "m1").await;
@@ -274,7 +274,7 @@ suite! { ($)
     }
 
     async fn an_erased_session_is_empty_and_its_numbers_go_on(s) {
-        let (key, other) = (session("a"), session("b"));
+        let (key, other) = (s.session("a"), s.session("b"));
         let with = Commit { slots: vec![add("s", 1.0)], user_slots: vec![add("u", 1.0)], ..commit("m1") };
         let before = s.turn_with(&key, with).await.state;
         s.turn(&other, "m1").await;
@@ -287,7 +287,7 @@ suite! { ($)
     }
 
     async fn a_turn_begun_before_an_erasure_is_not_committed(s) {
-        let key = session("a");
+        let key = s.session("a");
         for erase_user in [false, true] {
             let (claim, base) = s.claim(&key, "m1").await;
             if erase_user {
@@ -301,8 +301,8 @@ suite! { ($)
     }
 
     async fn an_erased_user_has_no_turns_and_no_slots(s) {
-        let (a, b) = (session("a"), session("b"));
-        let other = user("bank", "u2").session("a").unwrap();
+        let (a, b) = (s.session("a"), s.session("b"));
+        let other = s.user("bank", "u2").session("a").unwrap();
         for key in [&a, &b, &other] {
             s.turn_with(key, Commit { user_slots: vec![add("n", 1.0)], ..commit("m1") }).await;
         }
@@ -316,7 +316,7 @@ suite! { ($)
     }
 
     async fn an_expired_session_is_as_if_it_had_never_been(s) {
-        let key = session("a");
+        let key = s.session("a");
         for i in 1..=3 {
             s.turn_with(&key, Commit { user_slots: vec![add("n", 1.0)], slots: vec![add("s", 1.0)], ..commit(&format!("m{i}")) }).await;
         }
@@ -330,7 +330,7 @@ suite! { ($)
     }
 
     async fn each_commit_renews_the_expiry(s) {
-        let key = session("a");
+        let key = s.session("a");
         s.turn_with(&key, Commit { user_slots: vec![add("n", 1.0)], ..commit("m1") }).await;
         for id in ["m2", "m3"] {
             s.clock.advance(LIMITS.keep - TURN);
@@ -341,7 +341,7 @@ suite! { ($)
     }
 
     async fn a_session_that_expires_during_a_turn_goes_on(s) {
-        let key = session("a");
+        let key = s.session("a");
         s.turn(&key, "m1").await;
         s.clock.advance(LIMITS.keep - TURN / 2);
         let (claim, base) = s.claim(&key, "m2").await;
@@ -351,7 +351,7 @@ suite! { ($)
     }
 
     async fn equal_ids_of_two_tenants_are_two_conversations(s) {
-        let (a, b) = (user("bank-a", "u").session("s").unwrap(), user("bank-b", "u").session("s").unwrap());
+        let (a, b) = (s.user("bank-a", "u").session("s").unwrap(), s.user("bank-b", "u").session("s").unwrap());
         s.turn_with(&a, Commit { user_slots: vec![add("n", 1.0)], ..commit("m1") }).await;
         assert_eq!((s.state(&b).await.seq, s.state(&b).await.user_slots.0.len()), (0, 0));
         s.store.erase_user(b.user()).await.unwrap();
@@ -363,9 +363,9 @@ suite! { ($)
     }
 
     async fn a_flush_follows_what_was_committed(s) {
-        s.turn(&session("a"), "m1").await;
+        s.turn(&s.session("a"), "m1").await;
         s.store.flush().await.unwrap();
-        assert_eq!(s.state(&session("a")).await.seq, 1);
+        assert_eq!(s.state(&s.session("a")).await.seq, 1);
     }
 }
 
