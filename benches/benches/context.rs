@@ -10,7 +10,8 @@ use std::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use fengda_plugins::{
     api::{Begin, BeginTurn, Begun, Clock, Commit, Meters, SessionKey, Tenant, Text, TurnPhase},
-    context::{Backend, Context, ContextConfig, Durability},
+    context::{Backend, CacheConfig, Context, ContextConfig, Durability},
+    units::Percent,
 };
 use tokio::runtime::Runtime;
 
@@ -34,8 +35,7 @@ impl Drop for Scratch {
 fn open(dir: &Scratch, durability: Durability, cache_size: u64) -> Arc<Context> {
     let config = ContextConfig {
         backend: Backend::Embedded(durability),
-        cache_size,
-        cache_idle: Duration::from_secs(1800),
+        cache: CacheConfig { size: cache_size, share: Percent(100), idle: Duration::from_secs(1800) },
         history_turns: 100,
         history_keep: Duration::from_secs(7 * 86400),
         dir: dir.0.clone(),

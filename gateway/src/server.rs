@@ -205,8 +205,7 @@ fn context_config(config: &Config, redis: Option<Arc<Redis>>) -> ContextConfig {
     };
     ContextConfig {
         backend: redis.map_or(Backend::Embedded(durability), Backend::Redis),
-        cache_size: store.cache_size,
-        cache_idle: store.cache_idle,
+        cache: store.cache,
         history_turns: store.history_turns,
         history_keep: store.history_keep,
         dir: config.data.clone(),

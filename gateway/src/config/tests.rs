@@ -304,7 +304,7 @@ fn a_key_file_that_was_replaced_makes_another_configuration() {
 #[test]
 fn limits_that_make_no_sense_are_refused() {
     expect(
-        "limits: {body: 0B, headers: 1000, query: 1B, header_deadline: 0s, body_deadline: 1h}\nthreads: 0\nturn: {deadline: 0s}\nstore: {history: {turns: 0}, cache: {size: 1KB}}\n",
+        "limits: {body: 0B, headers: 1000, query: 1B, header_deadline: 0s, body_deadline: 1h}\nthreads: 0\nturn: {deadline: 0s}\nstore: {history: {turns: 0}, cache: {size: 1KB, share: 0%}}\n",
         &[
             "2:16: `limits.body` must be 1KiB to 64MiB",
             "2:29: `limits.headers`",
@@ -315,6 +315,7 @@ fn limits_that_make_no_sense_are_refused() {
             "4:18: `turn.deadline`",
             "5:26: ",
             "5:44: ",
+            "5:56: `store.cache.share` must be 1% to 100%",
         ],
     );
     for (listen, admin) in [("127.0.0.1:8", "127.0.0.1:8"), ("0.0.0.0:8", "127.0.0.1:8"), ("127.0.0.1:8", "'[::]:8'")] {

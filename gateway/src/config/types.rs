@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use fengda_plugins::{
     api::{Tenant, TenantBuild, Text},
+    context::CacheConfig,
     redis::RedisConfig,
 };
 use http::{HeaderName, HeaderValue, Method};
@@ -62,10 +63,8 @@ pub struct Limits {
 pub struct Store {
     /// What keeps them.
     pub backend: Backend,
-    /// Most bytes of conversations held in memory.
-    pub cache_size: u64,
-    /// How long an unused conversation stays in memory.
-    pub cache_idle: Duration,
+    /// How much is held in memory.
+    pub cache: CacheConfig,
     /// How many turns of a session are kept.
     pub history_turns: usize,
     /// How long a session is kept after its last turn.

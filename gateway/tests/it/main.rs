@@ -8,6 +8,7 @@ mod bad_clients;
 mod bad_input;
 mod bad_upstreams;
 mod breaker;
+mod cache;
 mod chat;
 mod cli;
 mod client;

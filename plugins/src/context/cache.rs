@@ -1,30 +1,47 @@
 //! Recent conversations in memory, so that a hot turn moves no history.
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use moka::{notification::RemovalCause, policy::EvictionPolicy, sync::Cache};
-use tokio::sync::OnceCell;
 
-use super::meters::CacheMeters;
-use crate::api::{Meters, SessionKey, SessionState, SlotValue, Slots, Turn, TurnError, UserKey};
+use super::{meters::CacheMeters, shares::Shares};
+use crate::{
+    api::{Meters, SessionKey, SessionState, SlotValue, Slots, Tenant, Turn, UserKey},
+    units::Percent,
+};
 
-type Loaded = Result<Arc<SessionState>, TurnError>;
+/// How much is held in memory; `store.cache` of the configuration file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Most bytes of conversations, about.
+    pub size: u64,
+    /// The most of `size` that one tenant's conversations may fill.
+    pub share: Percent,
+    /// How long an unused conversation stays.
+    pub idle: Duration,
+}
 
 /// Recent conversations. A copy here may be old: only the store can say whether its version is current.
 pub struct SessionCache {
-    sessions: Cache<SessionKey, Arc<SessionState>>,
-    /// Loads under way, so that many readers of one cold session cause one read.
-    loading: Mutex<HashMap<SessionKey, Arc<OnceCell<Loaded>>>>,
+    sessions: Cache<SessionKey, Cached>,
+    shares: Arc<Shares>,
     /// How often copies were dropped on purpose.
     drops: AtomicU64,
     meters: CacheMeters,
+}
+
+#[derive(Clone)]
+struct Cached {
+    state: Arc<SessionState>,
+    bytes: u32,
+    /// Given by [`Shares::enter`].
+    number: u64,
 }
 
 /// A point in the cache's life, taken before a copy is asked of the store.
@@ -32,23 +49,26 @@ pub struct SessionCache {
 pub struct Mark(u64);
 
 impl SessionCache {
-    /// At most about `size` bytes, each conversation until it was not used for `idle`. The least recently used goes first.
-    pub fn new(size: u64, idle: Duration, meters: &Meters) -> Self {
-        let meters = CacheMeters::new(meters);
-        let evicted = meters.clone();
+    /// An empty one. In all, the least recently used goes first; within a tenant's share, the one whose last turn or load is the longest ago.
+    pub fn new(config: CacheConfig, meters: &Meters) -> Self {
+        let (meters, shares) = (CacheMeters::new(meters), Arc::new(Shares::new(config.size, config.share)));
+        let (evicted, counted) = (meters.clone(), shares.clone());
         let sessions = Cache::builder()
-            .max_capacity(size)
-            .time_to_idle(idle)
-            .weigher(|key: &SessionKey, state: &Arc<SessionState>| u32::try_from(weight(key, state)).unwrap_or(u32::MAX))
+            .max_capacity(config.size)
+            .time_to_idle(config.idle)
+            .weigher(|_, cached: &Cached| cached.bytes)
             .eviction_policy(EvictionPolicy::lru())
             .support_invalidation_closures()
-            .eviction_listener(move |_, _, cause| match cause {
-                RemovalCause::Size => evicted.evicted_full.inc(),
-                RemovalCause::Expired => evicted.evicted_idle.inc(),
-                RemovalCause::Explicit | RemovalCause::Replaced => {}
+            .eviction_listener(move |key: Arc<SessionKey>, cached: Cached, cause| {
+                counted.leave(&key, cached.number);
+                match cause {
+                    RemovalCause::Size => evicted.evicted_full.inc(),
+                    RemovalCause::Expired => evicted.evicted_idle.inc(),
+                    RemovalCause::Explicit | RemovalCause::Replaced => {}
+                }
             })
             .build();
-        Self { sessions, loading: Mutex::default(), drops: AtomicU64::new(0), meters }
+        Self { sessions, shares, drops: AtomicU64::new(0), meters }
     }
 
     /// Counts how a lookup turned out: whether there was a copy, and whether it was the store's current one.
@@ -60,15 +80,24 @@ impl SessionCache {
         }
     }
 
-    /// About how many bytes, and how many conversations there are. Does the housekeeping that is due: not for a thread that serves.
-    pub(super) fn size(&self) -> (u64, u64) {
+    /// Counts a conversation that the store gave whole.
+    pub(super) fn count_load(&self) {
+        self.meters.loads.inc();
+    }
+
+    /// Does the housekeeping that is due, so that [`held_by`](Self::held_by) does not count what has expired: not for a thread that serves.
+    pub(super) fn tidy(&self) {
         self.sessions.run_pending_tasks();
-        (self.sessions.weighted_size(), self.sessions.entry_count())
+    }
+
+    /// About how many bytes of a tenant's conversations there are, and of how many.
+    pub(super) fn held_by(&self, tenant: &Tenant) -> (u64, usize) {
+        self.shares.of(tenant)
     }
 
     /// The copy of a session, if there is one.
     pub fn get(&self, key: &SessionKey) -> Option<Arc<SessionState>> {
-        self.sessions.get(key)
+        self.sessions.get(key).map(|cached| cached.state)
     }
 
     /// For [`insert`](Self::insert), before the store is asked.
@@ -76,9 +105,19 @@ impl SessionCache {
         Mark(self.drops.load(Ordering::SeqCst))
     }
 
-    /// Puts a copy in place of any older one, unless some copies were dropped since `mark`: it may show what was erased since.
+    /// Puts a copy in place of any older one. Not one that is too large for its tenant's share, and not if some copies were dropped since
+    /// `mark`: it may show what was erased since.
     pub fn insert(&self, key: &SessionKey, state: &Arc<SessionState>, mark: Mark) {
-        self.sessions.insert(key.clone(), state.clone());
+        let Some(bytes) = self.shares.admit(weight(key, state)) else {
+            self.meters.too_large.inc();
+            return self.sessions.invalidate(key);
+        };
+        let (number, leaving) = self.shares.enter(key, bytes);
+        for oldest in &leaving {
+            self.meters.evicted_share.inc();
+            self.sessions.invalidate(oldest);
+        }
+        self.sessions.insert(key.clone(), Cached { state: state.clone(), bytes, number });
         // Looked at last: whoever counts a drop after this finds the copy and drops it.
         if self.drops.load(Ordering::SeqCst) != mark.0 {
             self.sessions.invalidate(key);
@@ -98,56 +137,12 @@ impl SessionCache {
         let dropped = self.sessions.invalidate_entries_if(move |key, _| *key.user() == user);
         debug_assert!(dropped.is_ok(), "invalidation closures are switched on");
     }
-
-    /// The copy of a session, or what `load` yields. Of any number of concurrent callers for one key, one runs its `load`.
-    /// `load` yields nothing for a session that does not exist.
-    ///
-    /// # Errors
-    /// What `load` failed with; every caller that waited for it gets the same.
-    pub async fn get_or_load<F>(&self, key: &SessionKey, load: impl FnOnce() -> F) -> Loaded
-    where
-        F: Future<Output = Result<Option<Arc<SessionState>>, TurnError>>,
-    {
-        if let Some(state) = self.get(key) {
-            return Ok(state);
-        }
-        let load = async || {
-            let mark = self.mark();
-            let state = load().await?.unwrap_or_default();
-            self.insert(key, &state, mark);
-            Ok(state)
-        };
-        let flight = Flight { cache: self, key, cell: self.loading().entry(key.clone()).or_default().clone() };
-        flight.cell.get_or_init(load).await.clone()
-    }
-
-    fn loading(&self) -> std::sync::MutexGuard<'_, HashMap<SessionKey, Arc<OnceCell<Loaded>>>> {
-        self.loading.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One caller's part in a load under way.
-struct Flight<'a> {
-    cache: &'a SessionCache,
-    key: &'a SessionKey,
-    cell: Arc<OnceCell<Loaded>>,
-}
-
-impl Drop for Flight<'_> {
-    /// The first to leave with a result ends the load; the last to leave without one forgets it.
-    fn drop(&mut self) {
-        let mut loading = self.cache.loading();
-        let current = loading.get(self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
-        let alone = Arc::strong_count(&self.cell) <= 2; // the map's and ours; a new one needs the lock we hold
-        if current && (self.cell.initialized() || alone) {
-            loading.remove(self.key);
-        }
-    }
 }
 
 /// About how many bytes a conversation takes, counting the allocations behind it.
 fn weight(key: &SessionKey, state: &SessionState) -> usize {
     const ALLOCATION: usize = 24; // reference counts and the allocator's rounding
+    const ENTRY: usize = 850; // what moka and the share keep of each, and the key's own allocations: measured
     let text = |len: usize| len + ALLOCATION;
     let turn = |t: &Arc<Turn>| {
         size_of::<Arc<Turn>>() + size_of::<Turn>() + ALLOCATION + text(t.message_id.len()) + text(t.q.len()) + text(t.a.len())
@@ -155,5 +150,5 @@ fn weight(key: &SessionKey, state: &SessionState) -> usize {
     let slots =
         |s: &Slots| -> usize { s.0.iter().map(|(name, value)| text(name.len()) + size_of::<SlotValue>() + text(value.size())).sum() };
     let turns: usize = state.turns.iter().map(turn).sum();
-    key.as_bytes().len() + size_of::<SessionState>() + turns + slots(&state.slots) + slots(&state.user_slots)
+    ENTRY + key.as_bytes().len() + size_of::<SessionState>() + turns + slots(&state.slots) + slots(&state.user_slots)
 }

@@ -9,8 +9,10 @@ mod codec;
 #[macro_use]
 pub mod conformance;
 pub mod embedded;
+mod loads;
 mod meters;
 pub mod redis;
+mod shares;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -24,12 +26,15 @@ use std::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use self::store::{BeginRequest, Limits, Store, StoreBegin, Stored};
-use self::{cache::SessionCache, embedded::Embedded};
+pub use self::{
+    cache::CacheConfig,
+    store::{BeginRequest, Limits, Store, StoreBegin, Stored},
+};
+use self::{cache::SessionCache, embedded::Embedded, loads::Loads};
 use crate::{
     api::{
-        Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Plugin, PluginSpec, Problem, Scope,
-        SessionKey, SessionState, Step, TurnError, TurnPhase, UserKey, parse_config,
+        Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Plugin, PluginSpec, Problem, Readings,
+        Scope, SessionKey, SessionState, Step, Tenant, TurnError, TurnPhase, UserKey, parse_config,
     },
     redis::Redis,
 };
@@ -59,10 +64,8 @@ pub enum Backend {
 pub struct ContextConfig {
     /// See [`Backend`].
     pub backend: Backend,
-    /// Most bytes of conversations held in memory, about.
-    pub cache_size: u64,
-    /// How long an unused conversation stays in memory.
-    pub cache_idle: Duration,
+    /// How much is held in memory.
+    pub cache: CacheConfig,
     /// Most turns kept of a session; at least 1.
     pub history_turns: usize,
     /// How long after its last turn a session is kept.
@@ -94,6 +97,7 @@ pub enum OpenError {
 pub struct Context {
     store: Arc<dyn Store>,
     cache: SessionCache,
+    loads: Loads,
 }
 
 impl Context {
@@ -107,12 +111,12 @@ impl Context {
             Backend::Embedded(durability) => Arc::new(Embedded::open(&config.dir, *durability, limits, clock)?),
             Backend::Redis(_) => return Err(OpenError::NotYet),
         };
-        Ok(Self::new(store, config.cache_size, config.cache_idle, meters))
+        Ok(Self::new(store, config.cache, meters))
     }
 
-    /// Puts a cache of so many bytes and such idle time before any store.
-    pub fn new(store: Arc<dyn Store>, cache_size: u64, cache_idle: Duration, meters: &Meters) -> Arc<Self> {
-        let context = Arc::new(Self { store, cache: SessionCache::new(cache_size, cache_idle, meters) });
+    /// Puts a cache before any store.
+    pub fn new(store: Arc<dyn Store>, cache: CacheConfig, meters: &Meters) -> Arc<Self> {
+        let context = Arc::new(Self { store, cache: SessionCache::new(cache, meters), loads: Loads::default() });
         meters::watch(&context, meters);
         context
     }
@@ -123,6 +127,17 @@ impl Context {
     /// The store cannot write.
     pub async fn flush(&self) -> Result<(), TurnError> {
         self.store.flush().await
+    }
+
+    /// The session as the store has it. It is sent only if the cached copy is not current.
+    async fn load(&self, key: &SessionKey) -> Result<Arc<SessionState>, TurnError> {
+        let (mark, cached) = (self.cache.mark(), self.cache.get(key));
+        let newer = settle(self.store.load(key, cached.as_ref().map(|state| state.version))).await?;
+        if let Some(newer) = &newer {
+            self.cache.count_load();
+            self.cache.insert(key, newer, mark);
+        }
+        Ok(newer.or(cached).unwrap_or_default())
     }
 
     /// Whether conversations can be kept now.
@@ -137,7 +152,12 @@ impl Context {
 impl TurnPhase for Context {
     fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>> {
         Box::pin(async move {
-            let (mark, cached) = (self.cache.mark(), self.cache.get(turn.key));
+            let mark = self.cache.mark();
+            let cached = match self.cache.get(turn.key) {
+                // What a reader loads just now need not be sent twice. If that fails, so does what follows.
+                None => self.loads.join(turn.key, || self.load(turn.key)).await.and_then(Result::ok),
+                cached => cached,
+            };
             let BeginTurn { key, message_id, q, until, wait, seen, limits } = turn;
             let request = BeginRequest { key, message_id, q, until, wait, known: cached.as_ref(), limits };
             let (claim, state) = match settle(self.store.begin(request)).await? {
@@ -148,6 +168,7 @@ impl TurnPhase for Context {
             self.cache.count_lookup(cached.is_some(), state.is_none());
             let state = match (state, cached) {
                 (Some(state), _) => {
+                    self.cache.count_load();
                     self.cache.insert(key, &state, mark);
                     state
                 }
@@ -174,17 +195,7 @@ impl TurnPhase for Context {
     }
 
     fn history<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Arc<SessionState>, TurnError>> {
-        Box::pin(async move {
-            let mark = self.cache.mark();
-            let state = self.cache.get_or_load(key, || settle(self.store.load(key, None))).await?;
-            match settle(self.store.load(key, Some(state.version))).await? {
-                None => Ok(state),
-                Some(newer) => {
-                    self.cache.insert(key, &newer, mark);
-                    Ok(newer)
-                }
-            }
-        })
+        Box::pin(self.loads.share(key, || self.load(key)))
     }
 
     fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
@@ -221,7 +232,10 @@ struct Config {}
 /// Where the process's conversations are found. Empty while a configuration is only checked: nothing is opened then.
 pub type Slot = Arc<OnceLock<Arc<Context>>>;
 
-struct ContextPlugin(Slot);
+struct ContextPlugin {
+    slot: Slot,
+    tenants: Vec<Tenant>,
+}
 
 impl Plugin for ContextPlugin {
     fn name(&self) -> &'static str {
@@ -229,7 +243,13 @@ impl Plugin for ContextPlugin {
     }
 
     fn turn_phase(&self) -> Option<&dyn TurnPhase> {
-        self.0.get().map(|context| &**context as &dyn TurnPhase)
+        self.slot.get().map(|context| &**context as &dyn TurnPhase)
+    }
+
+    fn gauges(&self, readings: &Readings<'_>) {
+        if let Some(context) = self.slot.get() {
+            meters::tell_held(&context.cache, &self.tenants, readings);
+        }
     }
 }
 
@@ -241,7 +261,11 @@ pub fn spec(slot: Slot) -> PluginSpec {
         let tenants = differing.map(|t| (Scope::Tenant(t.tenant.clone()), &t.config));
         let problems: Vec<Problem> =
             own.chain(tenants).filter_map(|(scope, value)| parse_config::<Config>(&scope, value).err()).flatten().collect();
-        if problems.is_empty() { Ok(Arc::new(ContextPlugin(slot.clone()))) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let tenants = ctx.tenants.iter().map(|t| t.tenant.clone()).collect();
+        Ok(Arc::new(ContextPlugin { slot: slot.clone(), tenants }))
     };
     PluginSpec { name: "context", after: &["auth"], authenticates: false, schema: |g| g.subschema_for::<Config>(), build: Box::new(build) }
 }

@@ -1,39 +1,55 @@
 //! The turn phase over the embedded store: what the cache saves, and what it must not hide.
 
+mod cache;
+mod stampede;
+
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use super::{
-    Backend, BeginRequest, Config, Context, ContextConfig, Durability, Store, StoreBegin, Stored,
-    cache::SessionCache,
-    conformance::{LIMITS, TempDir, clock, commit, session, user},
+    Backend, BeginRequest, CacheConfig, Config, Context, ContextConfig, Durability, Store, StoreBegin, Stored,
+    conformance::{LIMITS, TempDir, clock, commit, session},
     embedded::Embedded,
     settle, spec,
 };
-use crate::api::{
-    Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Problem, Scope, SessionKey, SessionState, Step,
-    TenantBuild, TurnError, TurnPhase, UserKey, Version, parse_config,
+use crate::{
+    api::{
+        Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Problem, Scope, SessionKey, SessionState,
+        Step, TenantBuild, TurnError, TurnPhase, UserKey, Version, parse_config,
+    },
+    units::Percent,
 };
 
-/// The embedded store with a count of how often it moved a history.
+const CACHE: CacheConfig = CacheConfig { size: 1 << 20, share: Percent(50), idle: Duration::from_secs(60) };
+
+/// The embedded store with a count of how often it moved a history. Its loads can be held up and made to fail.
 struct Counting {
     inner: Embedded,
     moved: AtomicUsize,
+    /// How often it was asked for a load.
+    asked: AtomicUsize,
+    /// Loads pass here when they have read the disk.
+    gate: tokio::sync::Mutex<()>,
+    failing: AtomicBool,
 }
 
 impl Counting {
     fn open(dir: &TempDir, clock: &Clock) -> Arc<Self> {
         let inner = Embedded::open(dir.path(), Durability::Os, LIMITS, clock.clone()).unwrap();
-        Arc::new(Self { inner, moved: AtomicUsize::new(0) })
+        Arc::new(Self { inner, moved: 0.into(), asked: 0.into(), gate: ().into(), failing: false.into() })
     }
 
     fn moved(&self) -> usize {
         self.moved.swap(0, Ordering::AcqRel)
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.swap(0, Ordering::AcqRel)
     }
 }
 
@@ -59,6 +75,12 @@ impl Store for Counting {
     fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
         Step::Pending(Box::pin(async move {
             let loaded = settle(self.inner.load(key, known)).await?;
+            self.asked.fetch_add(1, Ordering::AcqRel);
+            tokio::task::yield_now().await; // as when it goes over a network
+            drop(self.gate.lock().await);
+            if self.failing.load(Ordering::Acquire) {
+                return Err(TurnError::Unavailable("told to fail".into()));
+            }
             self.moved.fetch_add(usize::from(loaded.is_some()), Ordering::AcqRel);
             Ok(loaded)
         }))
@@ -97,10 +119,17 @@ fn opened() -> Opened {
     let (dir, clock) = (TempDir::new(), clock());
     let store = Counting::open(&dir, &clock);
     let meters = Meters::default();
-    Opened { context: Context::new(store.clone(), 1 << 20, Duration::from_secs(60), &meters), store, clock, meters, _dir: dir }
+    Opened { context: Context::new(store.clone(), CACHE, &meters), store, clock, meters, _dir: dir }
 }
 
 impl Opened {
+    /// With another cache, an empty one.
+    fn cold(self) -> Self {
+        let context = Context::new(self.store.clone(), CACHE, &self.meters);
+        self.store.moved();
+        Self { context, ..self }
+    }
+
     async fn begin(&self, key: &SessionKey, id: &str, seen: Option<u64>) -> Begun {
         let (message_id, q) = (id.into(), format!("q {id}").into());
         let wait = Duration::from_secs(60);
@@ -154,38 +183,6 @@ async fn a_message_that_waited_sees_its_predecessors_turn_without_a_read() {
 }
 
 #[tokio::test]
-async fn a_thousand_readers_of_a_cold_session_cause_one_read() {
-    let o = opened();
-    let key = session("a");
-    o.turn(&key, "m1").await;
-    let cold = Context::new(o.store.clone(), 1 << 20, Duration::from_secs(60), &o.meters);
-    o.store.moved();
-    let mut readers = tokio::task::JoinSet::new();
-    for _ in 0..1000 {
-        let (cold, key) = (cold.clone(), key.clone());
-        readers.spawn(async move { cold.history(&key).await.unwrap().turns.len() });
-    }
-    assert!(readers.join_all().await.into_iter().all(|turns| turns == 1));
-    assert_eq!(o.store.moved(), 1);
-}
-
-#[tokio::test]
-async fn a_read_that_is_given_up_is_taken_over_and_forgotten() {
-    let cache = SessionCache::new(1 << 20, Duration::from_secs(60), &Meters::default());
-    let key = session("a");
-    let mut given_up = Box::pin(cache.get_or_load(&key, std::future::pending));
-    assert!(tokio::time::timeout(Duration::ZERO, &mut given_up).await.is_err());
-    let state = Arc::new(SessionState { seq: 7, ..SessionState::default() });
-    let loaded = cache.get_or_load(&key, async || Ok(Some(state)));
-    drop(given_up);
-    assert_eq!(loaded.await.unwrap().seq, 7);
-    cache.remove(&key);
-    let failed = cache.get_or_load(&key, async || Err(TurnError::Unavailable("gone".into()))).await;
-    assert!(failed.is_err());
-    assert_eq!(cache.get_or_load(&key, async || Ok(None)).await.unwrap().seq, 0, "a failure is not kept");
-}
-
-#[tokio::test]
 async fn what_is_erased_is_gone_from_memory_too() {
     let o = opened();
     let (a, b) = (session("a"), session("b"));
@@ -232,27 +229,12 @@ async fn a_client_that_saw_more_than_there_is_has_a_gap() {
     }
 }
 
-#[test]
-fn the_cache_stays_within_its_size() {
-    let meters = Meters::default();
-    let cache = SessionCache::new(20_000, Duration::from_secs(60), &meters);
-    for i in 0..200 {
-        cache.insert(&user("bank", &format!("u{i}")).session("s").unwrap(), &Arc::default(), cache.mark());
-    }
-    let there = (0..200).filter(|i| cache.get(&user("bank", &format!("u{i}")).session("s").unwrap()).is_some()).count();
-    assert!((20..200).contains(&there), "{there} of 200 fit into 20 kB");
-    assert!(cache.get(&user("bank", "u199").session("s").unwrap()).is_some(), "the newest is kept");
-    let (bytes, sessions) = cache.size();
-    assert!(bytes <= 20_000 && sessions <= 200, "{bytes} bytes of {sessions}");
-    assert_eq!(counted(&meters, "fengda_context_cache_evictions_total", "size"), 200 - sessions);
-}
-
-/// What the series of a family with this label's value stands at.
-fn counted(meters: &Meters, name: &str, label: &str) -> u64 {
+/// What the series of a family with this label's value stands at, or the only one of a family without labels.
+fn counted(meters: &Meters, name: &str, label: Option<&str>) -> u64 {
     let families = meters.gather();
     let series = families.iter().filter(|f| f.name() == name).flat_map(|f| f.get_metric());
-    let values: Vec<_> = series.filter(|m| m.get_label().iter().any(|l| l.value() == label)).collect();
-    assert_eq!(values.len(), 1, "{name} {label}");
+    let values: Vec<_> = series.filter(|m| label.is_none_or(|label| m.get_label().iter().any(|l| l.value() == label))).collect();
+    assert_eq!(values.len(), 1, "{name} {label:?}");
     format!("{}", values[0].get_counter().get_value()).parse().unwrap()
 }
 
@@ -266,7 +248,7 @@ async fn lookups_are_counted_by_what_the_cache_had() {
     let begun = o.begin(&key, "m3", None).await;
     o.store.commit(begun.claim.as_ref().unwrap(), &begun.state, commit("m3")).await.unwrap();
     o.turn(&key, "m4").await;
-    let lookups = |outcome| counted(&o.meters, "fengda_context_cache_lookups_total", outcome);
+    let lookups = |outcome| counted(&o.meters, "fengda_context_cache_lookups_total", Some(outcome));
     assert_eq!((lookups("miss"), lookups("hit"), lookups("stale")), (1, 2, 1));
 }
 
@@ -275,8 +257,7 @@ async fn a_directory_is_opened_from_its_configuration() {
     let dir = TempDir::new();
     let config = ContextConfig {
         backend: Backend::Embedded(Durability::Disk),
-        cache_size: 1 << 20,
-        cache_idle: Duration::from_secs(60),
+        cache: CACHE,
         history_turns: 100,
         history_keep: Duration::from_secs(3600),
         dir: dir.path().join("data"),

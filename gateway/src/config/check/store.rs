@@ -1,6 +1,9 @@
 //! Where conversations are kept.
 
-use fengda_plugins::redis::{ClientCertificate, Mode, RedisConfig, RedisTls, RedisUrl, UrlError};
+use fengda_plugins::{
+    context::CacheConfig,
+    redis::{ClientCertificate, Mode, RedisConfig, RedisTls, RedisUrl, UrlError},
+};
 
 use super::{DAY, MILLISECOND, SECOND, upstreams::authority, within};
 use crate::{
@@ -13,6 +16,7 @@ const SERVERS: &str = "such as `servers: [\"redis-1:6379\", \"redis-2:6379\"]`";
 
 pub(super) fn check(mut raw: raw::Store, report: &mut Report) -> Store {
     within(report, "store.cache.size", raw.cache.size, 1 << 20..=1 << 40, "1MiB to 1024GiB");
+    within(report, "store.cache.share", raw.cache.share.0, 1..=100, "1% to 100%");
     within(report, "store.cache.idle", raw.cache.idle, SECOND..=30 * DAY, "1s to 30d");
     within(report, "store.history.turns", raw.history.turns, 1..=1000, "1 to 1000");
     within(report, "store.history.keep", raw.history.keep, SECOND..=3650 * DAY, "1s to 3650d");
@@ -24,8 +28,7 @@ pub(super) fn check(mut raw: raw::Store, report: &mut Report) -> Store {
     let embedded = Backend::Embedded { durability: raw.embedded.unwrap_or_default().durability };
     Store {
         backend: raw.redis.take().map_or(embedded, |raw| Backend::Redis(Box::new(redis(raw, &path, report)))),
-        cache_size: raw.cache.size,
-        cache_idle: raw.cache.idle,
+        cache: CacheConfig { size: raw.cache.size, share: raw.cache.share, idle: raw.cache.idle },
         history_turns: raw.history.turns,
         history_keep: raw.history.keep,
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::or_default;
 use crate::config::{
     types::Durability,
-    units::{DurationText, SizeText},
+    units::{DurationText, Percent, SizeText},
 };
 
 #[derive(Deserialize, Default, JsonSchema)]
@@ -104,6 +104,9 @@ pub(in crate::config) struct Cache {
     /// Most bytes of conversations: 1MiB to 1024GiB.
     #[serde(with = "SizeText")]
     pub(in crate::config) size: u64,
+    /// The most of `size` that one tenant's conversations may fill: 1% to 100%. While less than a sixteenth of `size` is free, it is not more
+    /// than an equal part; one conversation may fill an eighth of the share, and is not held in memory if it is larger.
+    pub(in crate::config) share: Percent,
     /// How long an unused conversation stays: 1s to 30d.
     #[serde(with = "DurationText")]
     pub(in crate::config) idle: Duration,
@@ -111,7 +114,7 @@ pub(in crate::config) struct Cache {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { size: 256 << 20, idle: Duration::from_mins(30) }
+        Self { size: 256 << 20, share: Percent(50), idle: Duration::from_mins(30) }
     }
 }
 
