@@ -1,5 +1,7 @@
 //! What can be wrong with a call, told apart by what the caller may do next.
 
+use std::sync::Arc;
+
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// Why a call has no result.
@@ -22,17 +24,64 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub(super) fn of(error: &RedisError) -> Self {
-        let detail = || error.detail().unwrap_or(error.category()).to_owned();
-        match error.kind() {
-            ErrorKind::Server(kind) if !matches!(kind, ServerErrorKind::ResponseError | ServerErrorKind::ExecAbort) => {
-                Self::Down(error.to_string())
-            }
-            ErrorKind::Server(_) | ErrorKind::Extension => match error.code() {
-                Some(code @ ("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY")) => Self::Down(format!("{code} {}", detail())),
-                code => Self::Refused { code: code.unwrap_or("ERR").to_owned(), detail: detail() },
-            },
-            _ => Self::Unknown(error.to_string()),
+    /// What it is called in metrics.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Down(_) => "down",
+            Self::Unknown(_) => "unknown",
+            Self::Refused { .. } => "refused",
+        }
+    }
+
+    fn of(error: &RedisError) -> Self {
+        use ServerErrorKind::{CrossSlot, ExecAbort, ResponseError};
+        let Some((code, detail)) = code(error) else { return Self::Unknown(error.to_string()) };
+        let refused = match error.kind() {
+            ErrorKind::Server(kind) => matches!(kind, ResponseError | ExecAbort | CrossSlot),
+            _ => !is_of_server(error),
+        };
+        if refused { Self::Refused { code: code.to_owned(), detail: detail.to_owned() } } else { Self::Down(said(error)) }
+    }
+}
+
+/// What a server answered: the first word and the rest. None if the error is not the server's.
+fn code(error: &RedisError) -> Option<(&str, &str)> {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+        .then(|| (error.code().unwrap_or("ERR"), error.detail().unwrap_or("")))
+}
+
+/// An error in the server's own words.
+pub(super) fn said(error: &RedisError) -> String {
+    code(error).map_or_else(|| error.to_string(), |(code, detail)| format!("{code} {detail}"))
+}
+
+/// Whether an error says that the server takes no writes now, whoever asks.
+pub(super) fn is_of_server(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
+    match error.kind() {
+        ErrorKind::Server(kind) => matches!(kind, BusyLoading | MasterDown | ReadOnly),
+        ErrorKind::Extension => matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "NOAUTH")),
+        _ => false,
+    }
+}
+
+/// Why one server gave no answer.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// It was not even asked.
+    Down(Arc<str>),
+    /// It did not answer in time.
+    Late,
+    /// What it, or the connection, said.
+    Redis(RedisError),
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Down(reason) => Self::Down(reason.to_string()),
+            Failure::Late => Self::Unknown("no answer in time".to_owned()),
+            Failure::Redis(error) => Self::of(&error),
         }
     }
 }

@@ -1,44 +1,46 @@
-//! The connection: made in the background, used by everyone, made again when it breaks.
+//! Redis, as one process uses it.
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
+    time::Duration,
 };
 
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisResult, ServerErrorKind,
-    Value,
-    aio::{ConnectionLike as _, MultiplexedConnection},
-    cluster::ClusterClientBuilder,
-    cluster_async::ClusterConnection,
+use redis::Value;
+use tokio::{
+    runtime::Runtime,
+    sync::{Notify, watch},
+    time::Instant,
 };
-use tokio::{runtime::Runtime, sync::watch};
 
-use super::{Fault, Mode, RedisConfig, Script};
+use super::{
+    Fault, Health, Listener, Mode, RedisConfig, Script,
+    call::{Answer, Call},
+    cluster::Cluster,
+    dial::{Address, Dial},
+    meters,
+    node::{Around, Node},
+    place::{Place, Sentinels},
+    wake::{self, Listeners},
+};
 use crate::api::Meters;
 
-/// Hears what other gateways send.
-pub trait Listener: Send + Sync {
-    /// A message for this gateway.
-    fn woken(&self, message: &[u8]);
-    /// Messages may have been missed.
-    fn reconnected(&self);
-}
-
-/// Redis, as one process uses it.
+/// Redis. When it is dropped, its thread and connections end.
 pub struct Redis {
     /// Tells this gateway from others on the same Redis: 16 random hexadecimal digits.
     name: String,
-    config: RedisConfig,
-    link: watch::Sender<Option<Connection>>,
-    listeners: Mutex<Vec<Weak<dyn Listener>>>,
+    route: Arc<Route>,
+    around: Arc<Around>,
+    health: watch::Receiver<Health>,
+    listeners: Arc<Listeners>,
     runtime: Option<Runtime>,
 }
 
-#[derive(Clone)]
-enum Connection {
-    One(MultiplexedConnection),
-    Cluster(ClusterConnection),
+/// The server of a key.
+pub(super) enum Route {
+    /// The only one, and how to find it.
+    One(Node, Arc<Place>),
+    Cluster(Arc<Cluster>),
 }
 
 impl Redis {
@@ -46,18 +48,25 @@ impl Redis {
     ///
     /// # Errors
     /// No thread is to be had.
-    pub fn open(config: RedisConfig, _meters: &Meters) -> io::Result<Arc<Self>> {
+    pub fn open(config: RedisConfig, meters: &Meters) -> io::Result<Arc<Self>> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build()?;
-        let (link, _) = watch::channel(None);
-        let name = format!("{:016x}", fastrand::u64(..));
-        let redis = Arc::new(Self { name, config, link, listeners: Mutex::default(), runtime: Some(runtime) });
-        let connecting = redis.clone();
-        redis.spawn(async move {
-            if let Ok(connection) = connecting.connect().await {
-                connecting.link.send_replace(Some(connection));
-            }
+        let around = Arc::new(Around {
+            dial: Dial::new(&config),
+            runtime: runtime.handle().clone(),
+            changed: Notify::new(),
+            meters: meters::Meters::new(meters),
         });
-        Ok(redis)
+        let (name, listeners) = (format!("{:016x}", fastrand::u64(..)), Arc::<Listeners>::default());
+        let route = Arc::new(Route::new(config, &around));
+        meters::watch(meters, &route, Route::in_flight);
+        if let Route::Cluster(cluster) = &*route {
+            runtime.spawn(cluster.clone().follow());
+        }
+        runtime.spawn(wake::hear(format!("fengda:wake:{name}"), route.clone(), around.clone(), listeners.clone()));
+        let begun = Instant::now();
+        let (report, health) = watch::channel(route.health(begun));
+        runtime.spawn(watch_over(route.clone(), around.clone(), begun, report));
+        Ok(Arc::new(Self { name, route, around, health, listeners, runtime: Some(runtime) }))
     }
 
     /// This gateway's name among those on this Redis.
@@ -65,69 +74,82 @@ impl Redis {
         &self.name
     }
 
-    /// Whether commands are answered, as far as is known now.
+    /// How it does, as it changes.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// Whether commands are answered, as far as is known now; of a cluster, whether any are.
     pub fn is_up(&self) -> bool {
-        self.link.borrow().is_some()
+        self.health.borrow().is_up()
+    }
+
+    /// Asks every primary whether it would take a write now.
+    ///
+    /// # Errors
+    /// What the first one says that would not.
+    pub async fn probe(&self) -> Result<(), Fault> {
+        let deadline = Instant::now() + self.around.dial.timeout;
+        match &*self.route {
+            Route::One(node, _) => node.probe(deadline).await?,
+            Route::Cluster(cluster) => {
+                if let Some(reason) = cluster.unknown() {
+                    return Err(Fault::Down(reason.to_string()));
+                }
+                for node in cluster.nodes() {
+                    node.probe(deadline).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Calls a script on the primary that has these keys: one round trip, and a second one if the server has forgotten the script.
-    /// All keys are in one slot.
+    /// All keys are in one slot. It takes no longer than the configured timeout.
     ///
     /// # Errors
     /// See [`Fault`].
     pub async fn run(&self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<Value, Fault> {
-        match self.send(&script.by_digest(keys, args)).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => self.send(&script.by_source(keys, args)).await,
-            result => result,
-        }
-        .map_err(|e| Fault::of(&e))
+        self.call(&Call { script, keys, args, wait: None }, Duration::ZERO).await.map(|(value, _)| value)
+    }
+
+    /// The same, and waits until so many replicas have what the script wrote, for up to `time` more. Says how many have it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run). Too few replicas are none.
+    pub async fn run_and_wait(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+        replicas: u32,
+        time: Duration,
+    ) -> Result<(Value, u32), Fault> {
+        self.call(&Call { script, keys, args, wait: Some((replicas, time)) }, time).await
     }
 
     /// Has messages for this gateway handed to `listener` for as long as it lives.
     pub fn listen(&self, listener: Weak<dyn Listener>) {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
+        self.listeners.add(listener);
     }
 
     /// Runs something on Redis' own thread.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.as_ref().expect("there until dropped").spawn(work);
+        self.around.runtime.spawn(work);
     }
 
-    async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
-        let connection = self.link.borrow().clone();
-        // The crate hands errors of the server on as values.
-        match connection {
-            Some(Connection::One(mut connection)) => connection.send_packed_command(cmd).await,
-            Some(Connection::Cluster(mut connection)) => connection.req_packed_command(cmd).await,
-            None => Err((ErrorKind::Io, "not connected").into()),
-        }
-        .and_then(Value::extract_error)
-    }
-
-    async fn connect(&self) -> RedisResult<Connection> {
-        let config = &self.config;
-        let mut login = RedisConnectionInfo::default();
-        if let Some(username) = &config.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &config.password {
-            login = login.set_password(password.expose());
-        }
-        let address = |(host, port): &(String, u16)| ConnectionAddr::Tcp(host.clone(), *port);
-        let infos = config.servers.iter().map(|server| Ok(address(server).into_connection_info()?.set_redis_settings(login.clone())));
-        let infos: Vec<_> = infos.collect::<RedisResult<_>>()?;
-        match config.mode {
-            Mode::Cluster => {
-                let builder = ClusterClientBuilder::new(infos).connection_timeout(config.timeout).response_timeout(config.timeout);
-                Ok(Connection::Cluster(builder.build()?.get_async_connection().await?))
-            }
-            Mode::Standalone | Mode::Sentinel { .. } => {
-                let settings =
-                    AsyncConnectionConfig::new().set_connection_timeout(Some(config.timeout)).set_response_timeout(Some(config.timeout));
-                let client = Client::open(infos[0].clone())?;
-                Ok(Connection::One(client.get_multiplexed_async_connection_with_config(&settings).await?))
-            }
-        }
+    async fn call(&self, call: &Call<'_>, more: Duration) -> Result<Answer, Fault> {
+        let begun = Instant::now();
+        let deadline = begun + self.around.dial.timeout + more;
+        let result = match &*self.route {
+            Route::One(node, _) => node.call(call, false, deadline).await,
+            Route::Cluster(cluster) => cluster.call(call, deadline).await,
+        };
+        let result = result.map_err(Fault::from);
+        let (meters, script) = (&self.around.meters, call.script.name);
+        meters.seconds.with_label_values(&[script]).observe(begun.elapsed().as_secs_f64());
+        meters.commands.with_label_values(&[script, result.as_ref().err().map_or("ok", Fault::label)]).inc();
+        result
     }
 }
 
@@ -136,5 +158,60 @@ impl Drop for Redis {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+impl Route {
+    fn new(config: RedisConfig, around: &Arc<Around>) -> Self {
+        let mut servers: Vec<Address> = config.servers.into_iter().map(|(host, port)| (host.into(), port)).collect();
+        let place = match config.mode {
+            Mode::Cluster => return Self::Cluster(Arc::new(Cluster::new(servers, around.clone()))),
+            Mode::Standalone => Place::Fixed(servers.swap_remove(0)),
+            Mode::Sentinel { master } => Place::Sentinels(Arc::new(Sentinels::new(servers, master, around.dial.to_sentinels()))),
+        };
+        let place = Arc::new(place);
+        Self::One(Node::new(place.clone(), around.clone()), place)
+    }
+
+    /// A server that hears what is published.
+    pub(super) async fn any(&self) -> Result<Address, String> {
+        match self {
+            Self::One(_, place) => place.find().await,
+            Self::Cluster(cluster) => Ok(cluster.any()),
+        }
+    }
+
+    fn health(&self, begun: Instant) -> Health {
+        match self {
+            Self::One(node, _) => Health::of([node.state()], begun),
+            Self::Cluster(cluster) => match cluster.unknown() {
+                Some(reason) => Health::Down { reason, since: begun },
+                None => Health::of(cluster.nodes().iter().map(|node| node.state()), begun),
+            },
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        match self {
+            Self::One(node, _) => node.in_flight(),
+            Self::Cluster(cluster) => cluster.nodes().iter().map(|node| node.in_flight()).sum(),
+        }
+    }
+}
+
+/// Keeps the health up to date, for ever.
+async fn watch_over(route: Arc<Route>, around: Arc<Around>, begun: Instant, report: watch::Sender<Health>) {
+    loop {
+        around.changed.notified().await;
+        if let Route::Cluster(cluster) = &*route {
+            cluster.look_again();
+        }
+        let now = route.health(begun);
+        around.meters.up.set((now == Health::Up).into());
+        report.send_if_modified(|known| {
+            let news = *known != now;
+            *known = now;
+            news
+        });
     }
 }

@@ -4,24 +4,35 @@
 //! It has a runtime and a thread of its own. A call from a serving thread costs that thread a hand-over and no wait but for the answer;
 //! it fails as soon as it is known that there is none.
 
+mod call;
+mod cluster;
 mod config;
+mod dial;
 mod fault;
+mod health;
 mod link;
+mod meters;
+mod node;
+mod place;
 mod script;
 #[cfg(any(test, feature = "conformance"))]
 pub mod server;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod url;
+mod wake;
 
 use std::sync::{Arc, OnceLock};
 
 pub use self::{
     config::{ClientCertificate, Mode, RedisConfig, RedisTls},
     fault::Fault,
-    link::{Listener, Redis},
+    health::Health,
+    link::Redis,
     script::Script,
     url::{RedisUrl, UrlError},
+    wake::Listener,
 };
 
 /// Where the process's Redis is found. Empty if it has none, and while a configuration is only checked.

@@ -127,6 +127,7 @@ fn node() -> Server {
             "cluster-enabled yes".into(),
             "cluster-node-timeout 1000".into(),
             "cluster-replica-validity-factor 0".into(),
+            "cluster-require-full-coverage no".into(),
             format!("cluster-port {}", free_port()),
         ]
         .into()

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod process;
+mod proxy;
 mod sentinels;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use std::{
 use redis::{FromRedisValue, RedisResult};
 
 use self::process::Process;
-pub use self::{cluster::Cluster, sentinels::Sentinels};
+pub use self::{cluster::Cluster, proxy::Proxy, sentinels::Sentinels};
 
 /// How long anything here may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,6 +60,8 @@ impl Server {
     pub fn replica(&self) -> Self {
         let replica = self.begin_replica();
         replica.wait_for_link();
+        let acknowledged = |line: &str| line.contains(&format!("port={},state=online", replica.port)) && !line.contains("offset=0,");
+        wait_until("the primary hears of it", || self.info("replication").lines().any(acknowledged));
         replica
     }
 
