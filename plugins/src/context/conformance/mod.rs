@@ -3,6 +3,7 @@
 //! `store_conformance!` makes a test of each behaviour in [`suite`] from an expression that opens an empty store.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "tests, although another crate's tests cannot see a `cfg(test)`")]
 
+pub mod model;
 #[macro_use]
 pub mod suite;
 
@@ -47,6 +48,12 @@ impl Subject {
         Self { suffix: format!("-{}", NEXT.fetch_add(1, Ordering::Relaxed)), ..self }
     }
 
+    /// Another store of the same conversations.
+    #[must_use]
+    pub fn beside(&self, store: Arc<dyn Store>) -> Self {
+        Self { store, clock: self.clock.clone(), suffix: self.suffix.clone(), _with: Box::new(()) }
+    }
+
     /// A user of one of its tenants.
     ///
     /// # Panics
@@ -66,6 +73,11 @@ impl Subject {
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Begins a turn whose question is `q` and its id.
@@ -110,7 +122,11 @@ impl Subject {
         self.store.commit(&claim, &base, commit).await.unwrap()
     }
 
-    async fn begin_within(
+    /// Begins a turn that is willing to wait so long.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub async fn begin_within(
         &self,
         wait: Duration,
         key: &SessionKey,

@@ -16,15 +16,14 @@ impl Inner {
     }
 
     pub(super) async fn erase_user(&self, key: &UserKey) -> Result<(), TurnError> {
-        let (mut keys, mut args) = (keys::user(key), self.erasing());
-        args.stamp(fastrand::u64(1..)).bytes(b"0");
+        let (mut keys, mut args) = (keys::user(key), first_step(self));
         loop {
             let mut reply = Reply::of(self.run(&ERASE_USER, &keys, &args).await?)?;
             let (next, mut ids) = (reply.bytes()?, reply.list()?);
             if next.is_empty() && ids.is_done() {
                 return Ok(());
             }
-            (keys, args) = (keys::user(key), self.erasing());
+            (keys, args) = (keys::user(key), erasing(self));
             args.bytes(b"").bytes(&next);
             while !ids.is_done() {
                 let id = ids.bytes()?;
@@ -33,10 +32,17 @@ impl Inner {
             }
         }
     }
+}
 
-    fn erasing(&self) -> Parts {
-        let mut args = self.args();
-        args.number(self.keep());
-        args
-    }
+fn erasing(inner: &Inner) -> Parts {
+    let mut args = inner.args();
+    args.number(inner.keep());
+    args
+}
+
+/// What hides a user's sessions from all who read, and begins to look for them.
+pub(super) fn first_step(inner: &Inner) -> Parts {
+    let mut args = erasing(inner);
+    args.stamp(fastrand::u64(1..)).bytes(b"0");
+    args
 }

@@ -11,4 +11,4 @@ if s.x <= now then s.x = now + tonumber(ARGV[2]) end
 call('UNLINK', S, T, C)
 write_session(s)
 call('PEXPIRE', S, s.x - now)
-if not pcall(wake) then call('UNLINK', W) end
+wake_or_remove()

@@ -28,10 +28,8 @@ for i = 0, #ARGV - 5 do
     end
   end
   local claim_read, c = pcall(read_claim)
-  if not claim_read or (c and older and c.e ~= u.e) then
-    call('UNLINK', C)
-    if not pcall(wake) then call('UNLINK', W) end
-  end
+  if not claim_read or (c and older and c.e ~= u.e) then call('UNLINK', C) end
+  wake_or_remove()
 end
 
 if ARGV[4] == '' then return { '', {} } end

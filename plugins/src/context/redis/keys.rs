@@ -33,7 +33,7 @@ impl Parts {
 
     /// As 16 hexadecimal digits: versions, epochs and names, which nobody counts with.
     pub(super) fn stamp(&mut self, n: u64) -> &mut Self {
-        self.add(|out| out.extend((0..16).rev().map(|digit| b"0123456789abcdef"[(n >> (4 * digit)) as usize & 15])))
+        self.add(|out| write!(out, "{n:016x}").expect("a Vec takes all"))
     }
 
     pub(super) fn get(&self, i: usize) -> &[u8] {

@@ -18,9 +18,11 @@ const SHARDS: usize = 64;
 
 /// The lines before the sessions, by the key that gateways wait by.
 pub(super) struct Lines {
-    shards: Box<[Mutex<HashMap<Box<[u8]>, Line>>]>,
+    shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
 }
+
+type Shard = HashMap<Box<[u8]>, Line>;
 
 /// One that is in use.
 #[derive(Default)]
@@ -144,7 +146,7 @@ impl Lines {
         }
     }
 
-    fn shard(&self, key: &[u8]) -> MutexGuard<'_, HashMap<Box<[u8]>, Line>> {
+    fn shard(&self, key: &[u8]) -> MutexGuard<'_, Shard> {
         let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).expect("below the number of shards");
         self.shards[hash].lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -127,6 +127,11 @@ local function wake()
   end
 end
 
+-- The same for a session that is erased, with whatever stands there.
+local function wake_or_remove()
+  if not pcall(wake) then call('UNLINK', W) end
+end
+
 -- The kept turn that a message made: its number and record.
 local function find_turn(s, id, bytes)
   local at = s.k > 0 and not s.expired and call('LPOS', T, id, 'RANK', -1)

@@ -1,220 +1,72 @@
-//! A long random run against a plain model of what a store of conversations is.
+//! The embedded store against the model, opened again now and then.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{erase::cut_short, open, records};
 use crate::{
-    api::{Change, Claim, Clock, Commit, SessionKey, SessionState, SlotDelta, SlotValue, Slots, Timestamp, TurnError},
+    api::{Clock, UserKey},
     context::{
-        Durability, StoreBegin,
+        Durability,
         codec::Kind,
-        conformance::{LIMITS, Subject, TempDir, clock, commit, user},
+        conformance::{
+            Subject, TempDir, clock,
+            model::{World, run},
+        },
         embedded::Embedded,
     },
 };
 
-#[derive(Default, Clone)]
-struct Session {
-    seq: u64,
-    turns: Vec<String>,
-    n: f64,
-    expires: Timestamp,
-}
-
-struct Held {
-    claim: Claim,
-    base: Arc<SessionState>,
-    id: String,
-    /// The session was erased, or the store opened again, since.
-    lost: bool,
-}
-
-/// The store, the model of it, and those who use it.
-struct Run {
+struct OneDirectory {
     dir: TempDir,
     clock: Clock,
     /// Empty only while the directory is opened again.
     open: Option<(Arc<Embedded>, Subject)>,
-    rng: fastrand::Rng,
-    keys: Vec<SessionKey>,
-    sessions: Vec<Session>,
-    users: HashMap<Vec<u8>, (f64, Timestamp)>,
-    held: Vec<Option<Held>>,
-    /// Some copy of each session, maybe an old one.
-    copies: Vec<Option<Arc<SessionState>>>,
-    next_id: u64,
 }
 
-impl Run {
-    fn new(seed: u64) -> Self {
-        let (dir, clock) = (TempDir::new(), clock());
-        let keys: Vec<_> = ["u1", "u2"].iter().flat_map(|u| ["s1", "s2", "s3"].map(|s| user("bank", u).session(s).unwrap())).collect();
-        let n = keys.len();
-        let held = std::iter::repeat_with(|| None).take(n).collect();
-        let rng = fastrand::Rng::with_seed(seed);
-        let sessions = vec![Session::default(); n];
-        let users = HashMap::new();
-        let mut run = Self { dir, clock, open: None, rng, keys, sessions, users, held, copies: vec![None; n], next_id: 0 };
-        run.reopen();
-        run
-    }
-
-    async fn step(&mut self) {
-        let i = self.rng.usize(..self.keys.len());
-        match self.rng.u32(..100) {
-            0..40 => self.begin(i).await,
-            40..75 => self.commit(i).await,
-            75..80 => {
-                if let Some(held) = self.held[i].take() {
-                    self.s().store().release(&held.claim);
-                }
-            }
-            80..84 => {
-                self.s().store().erase_session(&self.keys[i]).await.unwrap();
-                self.erased(i);
-            }
-            84..86 => {
-                let user = self.keys[i].user().clone();
-                if self.rng.bool() {
-                    cut_short(&self.open.as_ref().unwrap().0, &user).await;
-                } else {
-                    self.s().store().erase_user(&user).await.unwrap();
-                }
-                self.users.remove(user.as_bytes());
-                (0..self.keys.len()).filter(|i| *self.keys[*i].user() == user).collect::<Vec<_>>().into_iter().for_each(|i| self.erased(i));
-            }
-            86..94 => self.clock.advance(Duration::from_secs(self.rng.u64(1..40))),
-            94..95 => self.clock.advance(LIMITS.keep - Duration::from_secs(self.rng.u64(0..60))),
-            95..97 => self.open.as_ref().unwrap().0.sweep().await.unwrap(),
-            97 if self.rng.u8(..) < 64 => self.reopen(),
-            _ => self.compare(i).await,
-        }
-    }
-
-    fn s(&self) -> &Subject {
-        &self.open.as_ref().unwrap().1
-    }
-
-    fn live(&self, i: usize) -> Session {
-        let session = &self.sessions[i];
-        if session.expires > self.clock.now() { session.clone() } else { Session::default() }
-    }
-
-    fn user_n(&self, i: usize) -> f64 {
-        self.users.get(self.keys[i].user().as_bytes()).filter(|(_, expires)| *expires > self.clock.now()).map_or(0.0, |(n, _)| *n)
-    }
-
-    fn erased(&mut self, i: usize) {
-        let Session { seq, expires, .. } = self.live(i);
-        self.sessions[i] = Session { seq, expires, ..Session::default() };
-        if let Some(held) = &mut self.held[i] {
-            held.lost = true;
-        }
+impl OneDirectory {
+    fn new() -> Self {
+        let mut this = Self { dir: TempDir::new(), clock: clock(), open: None };
+        this.reopen();
+        this
     }
 
     fn reopen(&mut self) {
         self.open = None;
         let store = Arc::new(open(self.dir.path(), Durability::Os, &self.clock));
         self.open = Some((store.clone(), Subject::new(store, self.clock.clone(), ())));
-        self.held.iter_mut().flatten().for_each(|held| held.lost = true);
     }
 
-    async fn begin(&mut self, i: usize) {
-        let model = self.live(i);
-        let repeated = self.rng.bool().then(|| self.rng.choice(&model.turns).cloned()).flatten();
-        let free = self.held[i].as_ref().is_none_or(|held| held.lost || held.claim.until <= self.clock.now());
-        if repeated.is_none() && !free {
-            return; // would wait
-        }
-        let id = repeated.clone().unwrap_or_else(|| {
-            self.next_id += 1;
-            format!("m{}", self.next_id)
-        });
-        let known = self.copies[i].clone();
-        match self.s().begin(&self.keys[i], &id, known.as_ref()).await.unwrap() {
-            StoreBegin::Answered(turn) => assert_eq!(Some(turn.message_id.expose()), repeated.as_deref()),
-            StoreBegin::Limited(limited) => panic!("{limited:?}"),
-            StoreBegin::Claimed { claim, state } => {
-                assert_eq!(repeated, None);
-                let base = state.or(known).unwrap();
-                self.check(i, &base);
-                self.copies[i] = Some(base.clone());
-                self.held[i] = Some(Held { claim, base, id, lost: false });
-            }
-        }
-    }
-
-    async fn commit(&mut self, i: usize) {
-        let Some(held) = self.held[i].take() else { return };
-        let add = SlotDelta { name: "n".into(), change: Change::Add(1.0) };
-        let user_slots = if self.rng.bool() { vec![add.clone()] } else { Vec::new() };
-        let adds = if user_slots.is_empty() { 0.0 } else { 1.0 };
-        let commit = Commit { slots: vec![add], user_slots, ..commit(&held.id) };
-        let now = self.clock.now();
-        let done = self.s().store().commit(&held.claim, &held.base, commit.clone()).await;
-        if held.lost || held.claim.until <= now {
-            assert_eq!(done.unwrap_err(), TurnError::ClaimLost);
-            return;
-        }
-        let stored = done.unwrap();
-        // What the turn began with has not expired for it, even if it has by now.
-        let mut model = if held.base.version.session == 0 { Session::default() } else { self.sessions[i].clone() };
-        model.seq += 1;
-        model.n += 1.0;
-        model.turns.push(held.id.clone());
-        model.turns.drain(..model.turns.len().saturating_sub(LIMITS.turns));
-        model.expires = now.after(LIMITS.keep);
-        self.sessions[i] = model;
-        let n = self.user_n(i) + adds;
-        if n > 0.0 {
-            self.users.insert(self.keys[i].user().as_bytes().into(), (n, now.after(LIMITS.keep)));
-        }
-        self.check(i, &stored.state);
-        if self.rng.bool() {
-            self.copies[i] = Some(stored.state);
-        }
-        let again = self.s().store().commit(&held.claim, &held.base, commit).await.unwrap();
-        assert_eq!(again.turn, stored.turn);
-    }
-
-    async fn compare(&mut self, i: usize) {
-        let state = self.s().state(&self.keys[i]).await;
-        self.check(i, &state);
-        self.copies[i] = Some(state);
-    }
-
-    fn check(&self, i: usize, state: &SessionState) {
-        let model = self.live(i);
-        let ids: Vec<_> = state.turns.iter().map(|t| t.message_id.expose()).collect();
-        assert_eq!((state.seq, ids), (model.seq, model.turns.iter().map(String::as_str).collect()));
-        assert!(state.turns.iter().rev().zip(0..).all(|(turn, back)| turn.seq == state.seq - back), "numbers without gaps");
-        assert_eq!((stored_n(&state.slots), stored_n(&state.user_slots)), (model.n, self.user_n(i)));
+    fn store(&self) -> &Embedded {
+        &self.open.as_ref().unwrap().0
     }
 }
 
-fn stored_n(slots: &Slots) -> f64 {
-    match slots.0.get("n") {
-        Some(SlotValue::Number(n)) => *n,
-        _ => 0.0,
+impl World for OneDirectory {
+    fn subject(&mut self) -> &Subject {
+        &self.open.as_ref().unwrap().1
+    }
+
+    async fn upset(&mut self, dice: u8) -> bool {
+        if dice < 24 {
+            self.reopen();
+            return true;
+        }
+        self.store().sweep().await.unwrap();
+        false
+    }
+
+    async fn erase_and_die(&mut self, user: &UserKey) {
+        cut_short(self.store(), user).await;
     }
 }
 
 #[tokio::test]
 async fn a_random_run_never_differs_from_the_model() {
     for seed in 0..4 {
-        let mut run = Run::new(seed);
-        for step in 0..600 {
-            run.step().await;
-            if step % 50 == 49 {
-                for i in 0..run.keys.len() {
-                    run.compare(i).await;
-                }
-            }
-        }
-        run.held.iter_mut().for_each(|held| *held = None);
-        run.reopen();
-        run.open.as_ref().unwrap().0.sweep().await.unwrap();
-        let kept: usize = (0..run.keys.len()).map(|i| run.live(i).turns.len()).sum();
-        assert_eq!(records(&run.open.as_ref().unwrap().0, Kind::Turn), kept, "the disk keeps nothing else");
+        let mut world = OneDirectory::new();
+        let kept = run(&mut world, seed, 600).await;
+        world.reopen();
+        world.store().sweep().await.unwrap();
+        assert_eq!(records(world.store(), Kind::Turn), kept, "the disk keeps nothing else");
     }
 }

@@ -1,14 +1,25 @@
-//! The store on real servers.
+//! The store on real servers: the common suite, the model, and what only Redis has: its keys, its round trips, other gateways.
+
+mod cost;
+mod damage;
+mod gateways;
+mod limits;
+mod model;
 
 use std::{
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use super::RedisStore;
+use redis::FromRedisValue;
+
+use super::{RedisStore, keys};
 use crate::{
-    api::{Clock, Meters},
-    context::conformance::{LIMITS, Subject, clock},
+    api::{Clock, Meters, UserKey},
+    context::{
+        Limits,
+        conformance::{LIMITS, Subject, clock},
+    },
     redis::{
         Mode, Redis, RedisConfig,
         server::{Cluster, Server},
@@ -28,8 +39,35 @@ async fn redis(ports: &[u16], mode: Mode) -> Arc<Redis> {
     redis
 }
 
-async fn store(server: &Server, clock: &Clock) -> RedisStore {
-    RedisStore::new(redis(&[server.port()], Mode::Standalone).await, LIMITS, clock.clone())
+/// A gateway's store.
+async fn store(server: &Server, limits: Limits, clock: &Clock) -> RedisStore {
+    RedisStore::new(redis(&[server.port()], Mode::Standalone).await, limits, clock.clone())
+}
+
+/// A store of this server's own time.
+async fn subject(server: &Server) -> Subject {
+    Subject::new(Arc::new(store(server, LIMITS, &Clock::system()).await), Clock::system(), ()).apart()
+}
+
+/// Sends a command.
+fn send<T: FromRedisValue>(server: &Server, command: &str, parts: &[&[u8]]) -> T {
+    let mut connection = redis::Client::open(("127.0.0.1", server.port())).unwrap().get_connection().unwrap();
+    redis::cmd(command).arg(parts).query(&mut connection).unwrap()
+}
+
+/// All keys of a user that there are.
+fn present(server: &Server, user: &UserKey) -> Vec<Vec<u8>> {
+    let name = keys::user(user).get(0).to_vec();
+    let all: Vec<Vec<u8>> = send(server, "KEYS", &[b"*"]);
+    all.into_iter().filter(|key| key.starts_with(&name[..name.len() - 1])).collect()
+}
+
+/// No key of a user is there for ever.
+fn all_expire(server: &Server, user: &UserKey) {
+    for key in present(server, user) {
+        let left: i64 = send(server, "PTTL", &[&key]);
+        assert!(left > 0, "{} lives {left} ms", String::from_utf8_lossy(&key));
+    }
 }
 
 /// One server for all tests that do it no harm.
@@ -40,7 +78,7 @@ fn shared() -> &'static Server {
 
 async fn standalone() -> Subject {
     let clock = clock();
-    Subject::new(Arc::new(store(shared(), &clock).await), clock, ()).apart()
+    Subject::new(Arc::new(store(shared(), LIMITS, &clock).await), clock, ()).apart()
 }
 
 async fn clustered() -> Subject {

@@ -1,0 +1,158 @@
+//! Several gateways on one Redis: users that hop, and what a failover takes away.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{all_expire, send, shared, store, subject};
+use crate::{
+    api::{Change, Clock, Commit, SlotDelta, SlotValue, TurnError, UserKey},
+    context::{
+        BeginRequest, Limits, StoreBegin,
+        conformance::{LIMITS, Subject, commit},
+        redis::keys,
+        settle,
+    },
+    redis::server::Server,
+};
+
+/// Two gateways on a server.
+pub(super) async fn two(server: &Server) -> (Subject, Subject) {
+    let first = subject(server).await;
+    let second = first.beside(Arc::new(store(server, LIMITS, &Clock::system()).await));
+    (first, second)
+}
+
+#[tokio::test]
+async fn a_user_goes_on_at_another_gateway() {
+    let (first, second) = two(shared()).await;
+    let key = first.session("a");
+    let mut copies = [None, None];
+    for i in 0..20 {
+        let (s, copy) = if i % 3 == 0 { (&second, &mut copies[1]) } else { (&first, &mut copies[0]) };
+        let StoreBegin::Claimed { claim, state } = s.begin(&key, &format!("m{i}"), copy.as_ref()).await.unwrap() else { panic!() };
+        let base = state.or(copy.take()).unwrap();
+        assert_eq!(base.seq, i);
+        let add = SlotDelta { name: "n".into(), change: Change::Add(0.1) };
+        let commit = Commit { slots: vec![add.clone()], user_slots: vec![add], ..commit(&format!("m{i}")) };
+        let stored = s.store().commit(&claim, &base, commit).await.unwrap();
+        let read = first.state(&key).await;
+        assert_eq!((read.version, &read.turns, &read.slots), (stored.state.version, &stored.state.turns, &stored.state.slots));
+        assert_eq!(read.user_slots, stored.state.user_slots, "added here and there to the last bit");
+        *copy = Some(stored.state);
+        all_expire(shared(), key.user());
+    }
+}
+
+#[tokio::test]
+async fn a_claim_lapses_by_the_servers_clock_and_the_next_gateway_has_it() {
+    let (first, second) = two(shared()).await;
+    let key = first.session("a");
+    let (message_id, q, until) = ("m1".into(), "q m1".into(), first.clock().now().after(Duration::from_millis(50)));
+    let short = BeginRequest { key: &key, message_id: &message_id, q: &q, until, wait: Duration::ZERO, known: None, limits: &[] };
+    let StoreBegin::Claimed { claim: held, state: Some(base) } = settle(first.store().begin(short)).await.unwrap() else { panic!() };
+    let (claim, _) = second.claim(&key, "m2").await;
+    assert!(claim.fence > held.fence);
+    assert_eq!(first.store().commit(&held, &base, commit("m1")).await.unwrap_err(), TurnError::ClaimLost);
+    second.store().release(&claim);
+}
+
+#[tokio::test]
+async fn a_turn_whose_claim_a_failover_lost_is_taken_if_nothing_came_between() {
+    let (first, second) = two(shared()).await;
+    for (i, between) in ["nothing", "claim", "turn", "erasure", "user's erasure", "lapse"].into_iter().enumerate() {
+        let key = first.session(&format!("s{i}"));
+        first.turn(&key, "m0").await;
+        let soon = first.clock().now().after(if between == "lapse" { Duration::ZERO } else { Duration::from_secs(60) });
+        let (mut held, base) = first.claim(&key, "m1").await;
+        send::<()>(shared(), "DEL", &[keys::session(&key).get(4)]);
+        match between {
+            "claim" => drop(second.claim(&key, "m2").await),
+            "turn" => drop(second.turn(&key, "m2").await),
+            "erasure" => second.store().erase_session(&key).await.unwrap(),
+            "user's erasure" => second.store().erase_user(key.user()).await.unwrap(),
+            _ => held.until = soon,
+        }
+        let done = first.store().commit(&held, &base, commit("m1")).await;
+        match between {
+            "nothing" => assert_eq!(done.unwrap().turn.seq, 2),
+            _ => assert_eq!(done.unwrap_err(), TurnError::ClaimLost, "{between}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_a_failover_lost_shows_in_the_number() {
+    let server = Server::start();
+    let s = subject(&server).await;
+    let key = s.session("a");
+    s.turn(&key, "m1").await;
+    let names = keys::session(&key);
+    let before: Vec<Vec<u8>> = [2, 3].iter().map(|i| send(&server, "DUMP", &[names.get(*i)])).collect();
+    let acknowledged = s.turn(&key, "m2").await;
+    for (i, dump) in [2, 3].into_iter().zip(&before) {
+        send::<()>(&server, "RESTORE", &[names.get(i), b"60000", dump, b"REPLACE"]);
+    }
+    let StoreBegin::Claimed { claim, state: Some(state) } = s.begin(&key, "m3", Some(&acknowledged.state)).await.unwrap() else {
+        panic!("the copy of what was lost is not current")
+    };
+    assert_eq!((state.seq, acknowledged.turn.seq), (1, 2));
+    let stored = s.store().commit(&claim, &state, commit("m3")).await.unwrap();
+    assert_ne!(stored.state.version, acknowledged.state.version, "a number repeats, a version does not");
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_the_scripts_is_sent_them_again() {
+    let server = Server::start();
+    let s = subject(&server).await;
+    for i in 0..3 {
+        send::<()>(&server, "SCRIPT", &[b"FLUSH"]);
+        let (claim, base) = s.claim(&s.session("a"), &format!("m{i}")).await;
+        send::<()>(&server, "SCRIPT", &[b"FLUSH"]);
+        s.store().commit(&claim, &base, commit(&format!("m{i}"))).await.unwrap();
+    }
+    assert_eq!(s.state(&s.session("a")).await.seq, 3);
+}
+
+#[tokio::test]
+async fn what_expires_during_a_turn_is_there_until_its_end() {
+    let (server, keep) = (shared(), Duration::from_millis(1000));
+    let limits = Limits { keep, ..LIMITS };
+    let s = Subject::new(Arc::new(store(server, limits, &Clock::system()).await), Clock::system(), ()).apart();
+    let key = s.session("a");
+    let begun = s.clock().now();
+    s.turn(&key, "m1").await;
+    let (claim, base) = s.claim(&key, "m2").await;
+    assert_eq!(base.seq, 1);
+    while s.clock().now() <= begun.after(keep + Duration::from_millis(200)) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(s.state(&key).await.seq, 0, "expired for who reads");
+    assert_eq!(s.store().commit(&claim, &base, commit("m2")).await.unwrap().turn.seq, 2);
+    assert_eq!(s.state(&key).await.turns.len(), 2);
+}
+
+#[tokio::test]
+async fn an_erased_user_leaves_no_words() {
+    let server = Server::start();
+    let (s, other) = two(&server).await;
+    let user: UserKey = s.session("a").user().clone();
+    for i in 0..200 {
+        let slot = SlotDelta { name: "n".into(), change: Change::Set(SlotValue::Text("words".into())) };
+        let key = user.session(&i.to_string()).unwrap();
+        let (claim, base) = s.claim(&key, "m1").await;
+        s.store().commit(&claim, &base, Commit { user_slots: vec![slot], ..commit("m1") }).await.unwrap();
+    }
+    let (held, base) = other.claim(&user.session("7").unwrap(), "m2").await;
+    s.store().erase_user(&user).await.unwrap();
+    let left = present_words(&server, &user);
+    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(other.store().commit(&held, &base, commit("m2")).await.unwrap_err(), TurnError::ClaimLost);
+    assert_eq!(other.turn(&user.session("7").unwrap(), "m1").await.turn.seq, 2);
+    all_expire(&server, &user);
+}
+
+/// Keys of a user other than heads, and heads with more than a head.
+fn present_words(server: &Server, user: &UserKey) -> Vec<String> {
+    let keys = super::present(server, user).into_iter().map(|key| String::from_utf8(key).unwrap());
+    let is_head = |key: &str| key.contains("}:s:") || key.ends_with("}:u");
+    keys.filter(|key| !key.ends_with("}:i") && (!is_head(key) || send::<u64>(server, "HLEN", &[key.as_bytes()]) != 1)).collect()
+}
