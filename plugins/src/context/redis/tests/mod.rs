@@ -5,13 +5,16 @@ mod damage;
 mod gateways;
 mod limits;
 mod model;
+mod waiting;
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use redis::FromRedisValue;
+use redis::{Connection, FromRedisValue};
 
 use super::{RedisStore, keys};
 use crate::{
@@ -49,10 +52,13 @@ async fn subject(server: &Server) -> Subject {
     Subject::new(Arc::new(store(server, LIMITS, &Clock::system()).await), Clock::system(), ()).apart()
 }
 
-/// Sends a command.
+/// Sends a command, on a connection that this thread keeps.
 fn send<T: FromRedisValue>(server: &Server, command: &str, parts: &[&[u8]]) -> T {
-    let mut connection = redis::Client::open(("127.0.0.1", server.port())).unwrap().get_connection().unwrap();
-    redis::cmd(command).arg(parts).query(&mut connection).unwrap()
+    thread_local!(static OPEN: RefCell<HashMap<u16, Connection>> = RefCell::default());
+    let open = |port| redis::Client::open(("127.0.0.1", port)).unwrap().get_connection().unwrap();
+    OPEN.with_borrow_mut(|all| {
+        redis::cmd(command).arg(parts).query(all.entry(server.port()).or_insert_with_key(|port| open(*port))).unwrap()
+    })
 }
 
 /// All keys of a user that there are.
