@@ -133,6 +133,7 @@ impl Admin {
             "flows": current.flows,
             "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
             "plugins": snapshot.plugin_status(),
+            "spool": self.context.as_ref().and_then(|context| context.spool()),
             "redis": self.redis.as_ref().map(|redis| json!({ "up": redis.is_up() })),
         });
         Answer::json(StatusCode::OK, &body)

@@ -49,6 +49,8 @@ struct AnswerBody<'a> {
     stored: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     handoff: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    gap: bool,
 }
 
 /// The ids that an answer repeats.
@@ -67,6 +69,7 @@ impl Ids {
             fallback: answer.fallback,
             stored: answer.stored,
             handoff: answer.handoff,
+            gap: answer.gap,
         }
     }
 }
@@ -283,9 +286,6 @@ fn reject_for(refused: Refused) -> Reject {
         ),
         Refused::MessageIdReused => {
             Reject::new(Code::MessageIdReused, "this message_id was used with another query; a new message needs a new id")
-        }
-        Refused::ContextUnavailable => {
-            Reject::new(Code::ContextUnavailable, "the conversation cannot be read now; send the message again with the same message_id")
         }
         Refused::ContextDamaged => Reject::new(
             Code::ContextUnavailable,

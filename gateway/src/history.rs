@@ -11,7 +11,7 @@ use crate::{
     chat::DEFAULT_SESSION,
     downstream::Downstream,
     snapshot::Snapshot,
-    telemetry::{Event, Metrics, logger},
+    telemetry::{Metrics, StoreStep},
 };
 
 /// What the query string asks for.
@@ -43,7 +43,8 @@ pub async fn serve(metrics: &Metrics, snapshot: &Arc<Snapshot>, down: &mut Downs
     let _ = match (method, &query.session_id) {
         (Method::GET, id) => {
             let key = session(id.as_deref().unwrap_or(DEFAULT_SESSION))?;
-            let state = in_time(patience, &store.read, phase.history(&key)).await.map_err(|e| store_failed(metrics, down, "read", &e))?;
+            let state =
+                in_time(patience, &store.read, phase.history(&key)).await.map_err(|e| store_failed(metrics, down, StoreStep::Read, &e))?;
             down.json(StatusCode::OK, &Body::of(&key, &state, &query)).await
         }
         // A mistyped `session_id` must not erase everything.
@@ -51,11 +52,13 @@ pub async fn serve(metrics: &Metrics, snapshot: &Arc<Snapshot>, down: &mut Downs
         (Method::DELETE, Some(id)) => {
             in_time(patience, &store.erase, phase.erase_session(&session(id)?))
                 .await
-                .map_err(|e| store_failed(metrics, down, "erase", &e))?;
+                .map_err(|e| store_failed(metrics, down, StoreStep::Erase, &e))?;
             down.no_content(&[]).await
         }
         (Method::DELETE, None) => {
-            in_time(patience, &store.erase, phase.erase_user(&user)).await.map_err(|e| store_failed(metrics, down, "erase", &e))?;
+            in_time(patience, &store.erase, phase.erase_user(&user))
+                .await
+                .map_err(|e| store_failed(metrics, down, StoreStep::Erase, &e))?;
             down.no_content(&[]).await
         }
         _ => {
@@ -88,11 +91,8 @@ async fn in_time<T>(patience: Duration, seconds: &Histogram, step: impl Future<O
     tokio::time::timeout(patience, step).await.unwrap_or_else(|_| Err(TurnError::Unavailable("no answer in time".into())))
 }
 
-fn store_failed(metrics: &Metrics, down: &Downstream, step: &str, error: &TurnError) -> Reject {
-    metrics.store_failures.with_label_values(&[step]).inc();
-    let tenant = down.ctx.tenant().map_or("-", |t| t.name());
-    let request_id = down.ctx.request_id.as_str();
-    logger::emit(&Event::ContextFailed { tenant, request_id, step, error: error.to_string() });
+fn store_failed(metrics: &Metrics, down: &Downstream, step: StoreStep, error: &TurnError) -> Reject {
+    metrics.store_faults.failed(down.ctx.tenant().map_or("-", |t| t.name()), down.ctx.request_id.as_str(), step, error);
     let message = match error {
         TurnError::Corrupt(_) => "the stored conversation is damaged and was left as it is; DELETE /v1/history removes it",
         _ => "the stored conversation cannot be reached now; try again",

@@ -12,7 +12,7 @@ use std::{
 
 use fengda_plugins::{
     api::{Clock, Registry},
-    context::{Backend, Context, ContextConfig, Durability, OpenError},
+    context::{Backend, Context, ContextConfig, Durability, OpenError, SpoolConfig},
     redis::Redis,
 };
 use pingora_core::{
@@ -203,12 +203,19 @@ fn context_config(config: &Config, redis: Option<Arc<Redis>>) -> ContextConfig {
         config::Backend::Embedded { durability: config::Durability::Disk } => Durability::Disk,
         _ => Durability::Os,
     };
+    let spool = match &store.backend {
+        config::Backend::Embedded { .. } => None,
+        config::Backend::Redis(redis) => {
+            Some(SpoolConfig { size: redis.spool, tenants: config.tenants.iter().map(|t| t.tenant.clone()).collect() })
+        }
+    };
     ContextConfig {
         backend: redis.map_or(Backend::Embedded(durability), Backend::Redis),
         cache: store.cache,
         history_turns: store.history_turns,
         history_keep: store.history_keep,
         dir: config.data.clone(),
+        spool,
     }
 }
 

@@ -62,7 +62,7 @@ fn field(lua: &Lua, key: &LuaString) -> mlua::Result<Value> {
         let words = |text: &str| Ok(Value::String(unlimited(lua, || lua.create_string(text))?));
         match &*key.as_bytes() {
             b"text" => words(input.query.expose()),
-            b"seq" => (input.state.seq + 1).into_lua(lua),
+            b"seq" => (input.state.turns.last().map_or(0, |last| last.seq).max(input.state.seq) + 1).into_lua(lua),
             b"session" => words(input.key.id()),
             b"user" => words(input.key.user().id()),
             b"message_id" => words(input.message_id.expose()),

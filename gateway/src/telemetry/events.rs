@@ -101,7 +101,7 @@ pub enum Event<'a> {
         /// `open`, `closed` or `auto`.
         to: &'a str,
     },
-    /// The context store failed a turn.
+    /// The context store failed a turn. At most one line a second for each step; the next one counts those left out.
     ContextFailed {
         /// Whose turn.
         tenant: &'a str,
@@ -111,8 +111,10 @@ pub enum Event<'a> {
         step: &'a str,
         /// The store's own words; it knows no tenant text.
         error: String,
+        /// Failures since the last line that got none.
+        left_out: u64,
     },
-    /// A client has seen turns that the store does not have.
+    /// A client has seen turns that the store does not have. At most one line a second; the next one counts those left out.
     Gap {
         /// Whose turn.
         tenant: &'a str,
@@ -122,6 +124,8 @@ pub enum Event<'a> {
         seen: u64,
         /// Newest turn in the store.
         stored: u64,
+        /// Gaps since the last line that got none.
+        left_out: u64,
     },
     /// A new configuration is in force.
     Reloaded {

@@ -4,7 +4,7 @@
 use fengda_plugins::api::{Family, Meters};
 use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 
-use super::{Sink, logger, process};
+use super::{Sink, StoreFaults, logger, process};
 
 /// Upper bounds in seconds, fine around the promise of 300 ms.
 const LATENCY: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0];
@@ -77,10 +77,8 @@ pub struct Metrics {
     pub upstream_seconds: HistogramVec,
     /// Seconds of the store's part in a request, by step.
     pub store_seconds: StoreSeconds,
-    /// Steps that the store failed, by step.
-    pub store_failures: IntCounterVec,
-    /// Turns whose client had seen more than the store holds, by tenant.
-    pub gaps: IntCounterVec,
+    /// What the store does not do, or has lost.
+    pub store_faults: StoreFaults,
     /// Reloads.
     pub reloads: Reloads,
 }
@@ -230,8 +228,10 @@ impl Metrics {
                 &LATENCY,
             ),
             store_seconds: make.store_seconds(),
-            store_failures: make.counter("fengda_store_failures_total", "Steps that the store failed or did not end in time.", &["step"]),
-            gaps: make.counter("fengda_context_gaps_total", "Turns whose client had seen more than the store holds.", &["tenant"]),
+            store_faults: StoreFaults::new(
+                make.counter("fengda_store_failures_total", "Steps that the store failed or did not end in time.", &["step"]),
+                make.counter("fengda_context_gaps_total", "Turns whose client had seen more than the store holds.", &["tenant"]),
+            ),
             reloads: make.reloads(),
             meters,
         }

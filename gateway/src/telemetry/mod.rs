@@ -1,6 +1,7 @@
 //! What operators see: every metric ([`metrics`]) and every log event ([`events`]) is a type here, and nowhere else is one made.
 
 pub mod events;
+mod faults;
 pub mod logger;
 pub mod metrics;
 mod process;
@@ -10,6 +11,7 @@ mod throttle;
 mod timing;
 
 pub use events::Event;
+pub use faults::{StoreFaults, StoreStep};
 pub use metrics::Metrics;
 pub use sink::{FileId, Sink};
 pub(crate) use throttle::Throttle;

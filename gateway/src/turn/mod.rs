@@ -70,7 +70,7 @@ pub enum Outcome {
 pub struct Answer {
     /// The words.
     pub text: Text,
-    /// The turn's number; that of the newest committed turn if this one was not.
+    /// The turn's number; that of the newest committed turn if this one was not, as far as that is known.
     pub seq: u64,
     /// A canned text because a model or the flow failed.
     pub fallback: bool,
@@ -78,11 +78,13 @@ pub struct Answer {
     pub stored: bool,
     /// The flow asked for a person to take over.
     pub handoff: bool,
+    /// The client saw turns that the store does not have.
+    pub gap: bool,
 }
 
 impl From<&Turn> for Answer {
     fn from(turn: &Turn) -> Self {
-        Self { text: turn.a.clone(), seq: turn.seq, fallback: turn.fallback, stored: true, handoff: turn.handoff }
+        Self { text: turn.a.clone(), seq: turn.seq, fallback: turn.fallback, stored: true, handoff: turn.handoff, gap: false }
     }
 }
 
@@ -93,8 +95,6 @@ pub enum Refused {
     InProgress,
     /// The id was used before with another question.
     MessageIdReused,
-    /// The store could not begin the turn.
-    ContextUnavailable,
     /// What is stored for the session cannot be read.
     ContextDamaged,
     /// The upstream failed after a part of its answer was sent.

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fengda_plugins::api::{Begin, BeginTurn, Begun, Commit, Committed, Text, TurnError, TurnPhase};
+use fengda_plugins::api::{Begin, BeginTurn, Begun, COMMIT_TIME, Commit, Committed, Text, Turn, TurnError, TurnPhase};
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -17,19 +17,12 @@ use crate::{
     flow::{End, Input, Reply, Resume, Run, ScriptError, Step},
     gateway::Gateway,
     snapshot::TenantRuntime,
-    telemetry::{Event, logger},
+    telemetry::{Event, StoreStep, logger},
     upstream::{Answering, Caller, ModelError},
 };
 
-/// How long a commit may take, beyond the turn's deadline if need be: the answer is there and ought not to be lost.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after the turn's deadline a begin may still answer that the session was busy all the time.
 const BEGIN_GRACE: Duration = Duration::from_millis(100);
-/// How often a commit is tried.
-const COMMIT_TRIES: u32 = 2;
-/// The pause before it is tried again.
-const COMMIT_PAUSE: Duration = Duration::from_millis(50);
-
 pub(super) struct Task {
     gateway: Arc<Gateway>,
     tenant: Arc<TenantRuntime>,
@@ -83,24 +76,36 @@ impl Task {
         let phase = chain.turn_phase().expect("a flow route without such a plugin is refused by the configuration");
         match self.begin(phase).await {
             Ok(Begin::Answered(turn)) => (Outcome::Answered(Arc::new(Answer::from(&*turn))), Ended::Repeated),
+            Ok(Begin::Aside(turn)) => (Outcome::Answered(Arc::new(Answer { stored: false, ..Answer::from(&*turn) })), Ended::Repeated),
             Ok(Begin::Limited(_)) => refuse(Refused::InProgress),
             Ok(Begin::Run(begun)) => {
                 let held = Held { phase, begun: Some(begun) };
                 self.run_and_commit(held).await
             }
-            Err(error) => refuse(match error {
-                TurnError::InProgress | TurnError::ClaimLost => Refused::InProgress,
-                TurnError::MessageIdReused => Refused::MessageIdReused,
-                TurnError::Corrupt(_) => self.store_failed("begin", &error, Refused::ContextDamaged),
-                TurnError::Unavailable(_) => self.store_failed("begin", &error, Refused::ContextUnavailable),
-            }),
+            Err(TurnError::InProgress | TurnError::ClaimLost) => refuse(Refused::InProgress),
+            Err(TurnError::MessageIdReused) => refuse(Refused::MessageIdReused),
+            Err(error @ TurnError::Corrupt(_)) => {
+                self.store_failed(StoreStep::Begin, &error);
+                refuse(Refused::ContextDamaged)
+            }
+            Err(error @ TurnError::Unavailable(_)) => {
+                self.store_failed(StoreStep::Begin, &error);
+                self.without_context()
+            }
         }
+    }
+
+    /// Answers with the canned text: without its conversation a message is not understood, so the flow is not run.
+    fn without_context(&self) -> (Outcome, Ended) {
+        let seq = self.message.seen.unwrap_or_default();
+        let answer = Answer { text: self.tenant.busy.clone(), seq, fallback: true, stored: false, handoff: false, gap: false };
+        (Outcome::Answered(Arc::new(answer)), Ended::Fallback)
     }
 
     async fn begin(&self, phase: &dyn TurnPhase) -> Result<Begin, TurnError> {
         let _timer = self.gateway.metrics.store_seconds.begin.start_timer();
         let lifetime = if self.message.stream { self.caller.upstream.stream_timeout() } else { Duration::ZERO };
-        let left = self.deadline.saturating_duration_since(Instant::now()) + lifetime + COMMIT_TRIES * (COMMIT_TIMEOUT + COMMIT_PAUSE);
+        let left = self.deadline.saturating_duration_since(Instant::now()) + lifetime + COMMIT_TIME;
         let turn = BeginTurn {
             key: &self.message.key,
             message_id: &self.message.message_id,
@@ -118,10 +123,10 @@ impl Task {
 
     async fn run_and_commit(&mut self, held: Held<'_>) -> (Outcome, Ended) {
         let begun = held.begun();
-        if begun.gap {
+        let (gap, seq) = (begun.gap, begun.state.seq);
+        if gap {
             self.note_gap(begun);
         }
-        let seq = begun.state.seq;
         let ran = match self.script(begun).await {
             Ok(Some((reply, ending))) => self.read(reply, ending).await,
             Ok(None) => Ran::Fallback(None),
@@ -131,7 +136,7 @@ impl Task {
             Ran::Replied(reply, text) => (Some(reply), text, false),
             Ran::Fallback(reply) => (reply, self.tenant.busy.clone(), true),
             Ran::Failed => {
-                let answer = Answer { text: self.tenant.busy.clone(), seq, fallback: true, stored: false, handoff: false };
+                let answer = Answer { text: self.tenant.busy.clone(), seq, fallback: true, stored: false, handoff: false, gap };
                 return (Outcome::Answered(Arc::new(answer)), Ended::FlowFailed);
             }
             Ran::Broken => return refuse(Refused::BrokenStream),
@@ -139,33 +144,30 @@ impl Task {
         let (handoff, slots, user_slots) = reply.map_or_else(Default::default, |r| (r.handoff, r.slots, r.user_slots));
         let Message { message_id, q, .. } = &self.message;
         let commit = Commit { message_id: message_id.clone(), q: q.clone(), a: text.clone(), fallback, handoff, slots, user_slots };
-        let answer = self.commit(held, commit).await.unwrap_or(Answer { text, seq, fallback, stored: false, handoff });
+        let answer = match self.commit(held, commit).await {
+            Some(turn) => Answer { gap, ..Answer::from(&*turn) },
+            None => Answer { text, seq, fallback, stored: false, handoff, gap },
+        };
         (Outcome::Answered(Arc::new(answer)), if fallback { Ended::Fallback } else { Ended::Answered })
     }
 
-    /// Commits the turn. That a commit was not answered in time does not say that it was not done, so it is tried again: the store
-    /// knows a turn that it has. Without a commit the answer still goes out, and says so.
-    async fn commit(&self, held: Held<'_>, commit: Commit) -> Option<Answer> {
+    /// Commits the turn. If that fails, or has to wait until the store is back, the answer still goes out, and says so.
+    async fn commit(&self, held: Held<'_>, commit: Commit) -> Option<Arc<Turn>> {
         let _timer = self.gateway.metrics.store_seconds.commit.start_timer();
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let committed = timeout(COMMIT_TIMEOUT, held.phase.commit(held.begun(), commit.clone())).await;
-            match committed.unwrap_or_else(|_| Err(TurnError::Unavailable("no answer to a commit in time".into()))) {
-                Ok(committed) => {
-                    held.spent();
-                    return match committed {
-                        Committed::Stored(turn) => Some(Answer::from(&*turn)),
-                        Committed::Aside => None,
-                    };
+        let committed = held.phase.commit(held.begun(), commit).await;
+        match committed {
+            Ok(committed) => {
+                held.spent();
+                match committed {
+                    Committed::Stored(turn) => Some(turn),
+                    Committed::Aside => None,
                 }
-                Err(TurnError::Unavailable(_)) if tries < COMMIT_TRIES => tokio::time::sleep(COMMIT_PAUSE).await,
-                // The session was erased meanwhile, as its user wished.
-                Err(TurnError::ClaimLost) => return None,
-                Err(error) => {
-                    self.store_failed("commit", &error, Refused::ContextUnavailable);
-                    return None;
-                }
+            }
+            // The session was erased meanwhile, as its user wished.
+            Err(TurnError::ClaimLost) => None,
+            Err(error) => {
+                self.store_failed(StoreStep::Commit, &error);
+                None
             }
         }
     }
@@ -266,18 +268,13 @@ impl Task {
         ScriptFailed
     }
 
-    fn store_failed(&self, step: &str, error: &TurnError, refused: Refused) -> Refused {
-        self.gateway.metrics.store_failures.with_label_values(&[step]).inc();
-        let tenant = self.tenant.tenant.name();
-        logger::emit(&Event::ContextFailed { tenant, request_id: &self.message.request_id, step, error: error.to_string() });
-        refused
+    fn store_failed(&self, step: StoreStep, error: &TurnError) {
+        self.gateway.metrics.store_faults.failed(self.tenant.tenant.name(), &self.message.request_id, step, error);
     }
 
     fn note_gap(&self, begun: &Begun) {
-        let tenant = self.tenant.tenant.name();
-        self.gateway.metrics.gaps.with_label_values(&[tenant]).inc();
-        let (seen, stored) = (self.message.seen.unwrap_or_default(), begun.state.seq);
-        logger::emit(&Event::Gap { tenant, request_id: &self.message.request_id, seen, stored });
+        let seen = self.message.seen.unwrap_or_default();
+        self.gateway.metrics.store_faults.gap(self.tenant.tenant.name(), &self.message.request_id, seen, begun.state.seq);
     }
 }
 

@@ -11,6 +11,9 @@ pub const MAX_SLOT_NAME: usize = 64;
 /// Largest slot value in bytes; tables count as their JSON.
 pub const MAX_SLOT_BYTES: usize = 4096;
 
+/// How long a commit may take, with all that is tried when the store fails.
+pub const COMMIT_TIME: Duration = Duration::from_secs(5);
+
 /// One question and answer, as committed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Turn {
@@ -206,6 +209,8 @@ pub struct Claim {
 /// A turn that may run.
 #[derive(Debug)]
 pub struct Begun {
+    /// Whose conversation.
+    pub key: SessionKey,
     /// The right to commit it. None while the store cannot be reached: then the conversation is as this gateway last saw it, and the
     /// turn is kept aside until it can be stored.
     pub claim: Option<Claim>,
@@ -222,6 +227,9 @@ pub enum Begin {
     Run(Begun),
     /// This message was answered before; here is that turn.
     Answered(Arc<Turn>),
+    /// This message was answered before, and its turn waits until it can be stored. Its number is that of the newest turn stored when it
+    /// was answered.
+    Aside(Arc<Turn>),
     /// The user has begun too many.
     Limited(Limited),
 }
@@ -279,9 +287,8 @@ pub trait TurnPhase: Send + Sync {
     /// Looks the message up, claims the session and returns its state.
     fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>>;
 
-    /// Appends the turn, applies the changes, gives up the claim: all or nothing, durable when it returns. A turn without a claim is put
-    /// aside, and so may one be whose store has gone away meanwhile.
-    /// If it does not return in time, or fails as [`TurnError::Unavailable`], it may be called again with the same: that makes no second turn.
+    /// Appends the turn, applies the changes, gives up the claim: all or nothing, durable when it returns, within [`COMMIT_TIME`]. A store
+    /// that fails is tried again. A turn without a claim is put aside, and so is one whose store has gone away meanwhile.
     fn commit<'a>(&'a self, begun: &'a Begun, commit: Commit) -> BoxFuture<'a, Result<Committed, TurnError>>;
 
     /// Gives up a claim without a turn. Does not wait; a claim that cannot be given up lapses.

@@ -28,6 +28,10 @@ pub(super) enum Kind {
     Erasure = 5,
     /// A session's slots; its head is elsewhere.
     Slots = 6,
+    /// A turn that waits for its store.
+    Aside = 7,
+    /// Which waiting turn waits no longer.
+    Done = 8,
 }
 
 impl Kind {
@@ -39,6 +43,8 @@ impl Kind {
             Self::Generation => "generation",
             Self::Erasure => "erasure",
             Self::Slots => "slots",
+            Self::Aside => "waiting turn",
+            Self::Done => "done",
         }
     }
 }
@@ -124,7 +130,7 @@ pub(super) fn seal(kind: Kind, owner: &[u8], fields: impl FnOnce(&mut Vec<u8>)) 
     out.extend_from_slice(&u16::try_from(owner.len()).expect("three ids and a number").to_le_bytes());
     out.extend_from_slice(owner);
     fields(&mut out);
-    let sum = checksum(kind, &out[PREFIX..]);
+    let sum = checksum(kind as u8, &out[PREFIX..]);
     out[2..PREFIX].copy_from_slice(&sum.to_le_bytes());
     out
 }
@@ -144,7 +150,7 @@ pub(super) fn open<'a, T>(
         if r.u8()? != kind as u8 {
             return Err("is of another kind");
         }
-        if r.u64()? != checksum(kind, r.0) {
+        if r.u64()? != checksum(kind as u8, r.0) {
             return Err("has a wrong checksum");
         }
         let len = usize::from(r.u16()?);
@@ -157,11 +163,20 @@ pub(super) fn open<'a, T>(
     read().map_err(|what| TurnError::Corrupt(format!("a {} record {what}", kind.name())))
 }
 
+/// What a record that stands by itself is, and whose. None if it is damaged.
+pub(super) fn kind_and_owner(record: &[u8]) -> Option<(u8, &[u8])> {
+    let (head, checked) = record.split_at_checked(PREFIX)?;
+    let kind = head[1];
+    let len = usize::from(u16::from_le_bytes(*checked.first_chunk()?));
+    let sound = head[0] == FORMAT && head[2..] == checksum(kind, checked).to_le_bytes();
+    Some((kind, checked[2..].get(..len)?)).filter(|_| sound)
+}
+
 /// FNV-1a over words of eight bytes. Each step maps the sum one to one, so no change within one word goes unseen.
 /// It tells accidents, not forgeries: who can write the directory can write checksums.
-fn checksum(kind: Kind, bytes: &[u8]) -> u64 {
+fn checksum(kind: u8, bytes: &[u8]) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let mut sum = 0xcbf2_9ce4_8422_2325_u64 ^ (u64::from(kind as u8) << 56) ^ bytes.len() as u64;
+    let mut sum = 0xcbf2_9ce4_8422_2325_u64 ^ (u64::from(kind) << 56) ^ bytes.len() as u64;
     let mut mix = |word: u64| sum = (sum ^ word).wrapping_mul(PRIME).rotate_left(29);
     let mut words = bytes.chunks_exact(8);
     for word in &mut words {
@@ -195,7 +210,7 @@ impl<'a> Reader<'a> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, &'static str> {
+    pub(super) fn u32(&mut self) -> Result<u32, &'static str> {
         self.array().map(u32::from_le_bytes)
     }
 
@@ -203,7 +218,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn str(&mut self) -> Result<&'a str, &'static str> {
+    pub(super) fn str(&mut self) -> Result<&'a str, &'static str> {
         let len = usize::try_from(self.u32()?).map_err(|_| "is cut short")?;
         std::str::from_utf8(self.take(len)?).map_err(|_| "holds text that is not UTF-8")
     }
@@ -222,7 +237,7 @@ impl<'a> Reader<'a> {
         Ok(Slots(slots))
     }
 
-    fn slot(&mut self) -> Result<SlotValue, &'static str> {
+    pub(super) fn slot(&mut self) -> Result<SlotValue, &'static str> {
         Ok(match self.u8()? {
             0 => SlotValue::Bool(self.u8()? != 0),
             1 => SlotValue::Number(f64::from_bits(self.u64()?)),

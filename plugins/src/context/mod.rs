@@ -1,8 +1,9 @@
 //! The context plugin: conversations that survive restarts, kept hot in memory.
 //!
 //! [`Store`] is what keeps them ([`embedded`] on the local disk), [`cache`] holds the recent ones in front of it, and [`Context`]
-//! joins the two behind the contract's `turn` phase. The gateway opens one [`Context`] per process and gives it to [`spec`]; routes share it.
+//! joins the two behind the contract's `turn` phase ([`phase`]). Turns that are answered while the store is away wait in a [`spool`]. The gateway opens one [`Context`] per process and gives it to [`spec`]; routes share it.
 
+mod aside;
 pub mod cache;
 mod codec;
 #[cfg(any(test, feature = "conformance"))]
@@ -11,8 +12,10 @@ pub mod conformance;
 pub mod embedded;
 mod loads;
 mod meters;
+mod phase;
 pub mod redis;
 mod shares;
+mod spool;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -28,14 +31,12 @@ use serde::Deserialize;
 
 pub use self::{
     cache::CacheConfig,
+    spool::{SpoolConfig, SpoolStatus},
     store::{BeginRequest, Limits, Store, StoreBegin, Stored},
 };
-use self::{cache::SessionCache, embedded::Embedded, loads::Loads};
+use self::{cache::SessionCache, embedded::Embedded, loads::Loads, redis::RedisStore, spool::Spool};
 use crate::{
-    api::{
-        Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Plugin, PluginSpec, Problem, Readings,
-        Scope, SessionKey, SessionState, Step, Tenant, TurnError, TurnPhase, UserKey, parse_config,
-    },
+    api::{BuildCtx, Clock, Meters, Plugin, PluginSpec, Problem, Readings, Scope, Step, Tenant, TurnError, TurnPhase, parse_config},
     redis::Redis,
 };
 
@@ -72,14 +73,13 @@ pub struct ContextConfig {
     pub history_keep: Duration,
     /// The data directory. One process at a time may use it.
     pub dir: PathBuf,
+    /// Where turns wait while the store is away; none for a store that is not to be away.
+    pub spool: Option<SpoolConfig>,
 }
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Conversations cannot be kept in Redis yet.
-    #[error("conversations cannot be kept in Redis yet: remove `store.redis`")]
-    NotYet,
     /// Another process has it.
     #[error("data directory {} is in use by another fengda", .0.display())]
     InUse(PathBuf),
@@ -96,8 +96,11 @@ pub enum OpenError {
 /// Conversations in a [`Store`] behind a cache. One per process.
 pub struct Context {
     store: Arc<dyn Store>,
-    cache: SessionCache,
+    cache: Arc<SessionCache>,
     loads: Loads,
+    spool: Option<Spool>,
+    /// Most turns of a conversation.
+    turns: usize,
 }
 
 impl Context {
@@ -108,17 +111,29 @@ impl Context {
     pub fn open(config: &ContextConfig, clock: Clock, meters: &Meters) -> Result<Arc<Self>, OpenError> {
         let limits = Limits { turns: config.history_turns, keep: config.history_keep };
         let store: Arc<dyn Store> = match &config.backend {
-            Backend::Embedded(durability) => Arc::new(Embedded::open(&config.dir, *durability, limits, clock)?),
-            Backend::Redis(_) => return Err(OpenError::NotYet),
+            Backend::Embedded(durability) => Arc::new(Embedded::open(&config.dir, *durability, limits, clock.clone())?),
+            Backend::Redis(redis) => Arc::new(RedisStore::new(redis.clone(), limits, clock.clone())),
         };
-        Ok(Self::new(store, config.cache, meters))
+        Self::new(store, config, clock, meters)
     }
 
-    /// Puts a cache before any store.
-    pub fn new(store: Arc<dyn Store>, cache: CacheConfig, meters: &Meters) -> Arc<Self> {
-        let context = Arc::new(Self { store, cache: SessionCache::new(cache, meters), loads: Loads::default() });
+    /// Puts a cache before any store, and a spool beside it if the configuration has one.
+    ///
+    /// # Errors
+    /// The spool's directory is in use, or cannot be read or written.
+    pub fn new(store: Arc<dyn Store>, config: &ContextConfig, clock: Clock, meters: &Meters) -> Result<Arc<Self>, OpenError> {
+        spool::declare(meters);
+        let cache = Arc::new(SessionCache::new(config.cache, meters));
+        let open = |spool| Spool::open(spool, &config.dir, store.clone(), cache.clone(), clock, meters);
+        let spool = config.spool.as_ref().map(open).transpose()?;
+        let context = Arc::new(Self { store, cache, loads: Loads::default(), spool, turns: config.history_turns });
         meters::watch(&context, meters);
-        context
+        Ok(context)
+    }
+
+    /// What waits for the store; none if turns cannot be put aside.
+    pub fn spool(&self) -> Option<SpoolStatus> {
+        self.spool.as_ref().map(Spool::status)
     }
 
     /// Resolves when everything acknowledged before is on the disk. Last call before the process ends.
@@ -129,89 +144,12 @@ impl Context {
         self.store.flush().await
     }
 
-    /// The session as the store has it. It is sent only if the cached copy is not current.
-    async fn load(&self, key: &SessionKey) -> Result<Arc<SessionState>, TurnError> {
-        let (mark, cached) = (self.cache.mark(), self.cache.get(key));
-        let newer = settle(self.store.load(key, cached.as_ref().map(|state| state.version))).await?;
-        if let Some(newer) = &newer {
-            self.cache.count_load();
-            self.cache.insert(key, newer, mark);
-        }
-        Ok(newer.or(cached).unwrap_or_default())
-    }
-
     /// Whether conversations can be kept now.
     ///
     /// # Errors
     /// The store's reason why not.
     pub async fn health(&self) -> Result<(), TurnError> {
         self.store.health().await
-    }
-}
-
-impl TurnPhase for Context {
-    fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>> {
-        Box::pin(async move {
-            let mark = self.cache.mark();
-            let cached = match self.cache.get(turn.key) {
-                // What a reader loads just now need not be sent twice. If that fails, so does what follows.
-                None => self.loads.join(turn.key, || self.load(turn.key)).await.and_then(Result::ok),
-                cached => cached,
-            };
-            let BeginTurn { key, message_id, q, until, wait, seen, limits } = turn;
-            let request = BeginRequest { key, message_id, q, until, wait, known: cached.as_ref(), limits };
-            let (claim, state) = match settle(self.store.begin(request)).await? {
-                StoreBegin::Answered(turn) => return Ok(Begin::Answered(turn)),
-                StoreBegin::Limited(limited) => return Ok(Begin::Limited(limited)),
-                StoreBegin::Claimed { claim, state } => (claim, state),
-            };
-            self.cache.count_lookup(cached.is_some(), state.is_none());
-            let state = match (state, cached) {
-                (Some(state), _) => {
-                    self.cache.count_load();
-                    self.cache.insert(key, &state, mark);
-                    state
-                }
-                (None, Some(cached)) => cached,
-                (None, None) => Arc::default(),
-            };
-            let gap = seen.is_some_and(|seen| seen > state.seq);
-            Ok(Begin::Run(Begun { claim: Some(claim), state, gap }))
-        })
-    }
-
-    fn commit<'a>(&'a self, begun: &'a Begun, commit: Commit) -> BoxFuture<'a, Result<Committed, TurnError>> {
-        Box::pin(async move {
-            let claim = begun.claim.as_ref().ok_or_else(|| TurnError::Unavailable("begun without the store".into()))?;
-            let mark = self.cache.mark();
-            let stored = self.store.commit(claim, &begun.state, commit).await?;
-            self.cache.insert(&claim.key, &stored.state, mark);
-            Ok(Committed::Stored(stored.turn))
-        })
-    }
-
-    fn release(&self, claim: &Claim) {
-        self.store.release(claim);
-    }
-
-    fn history<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Arc<SessionState>, TurnError>> {
-        Box::pin(self.loads.share(key, || self.load(key)))
-    }
-
-    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
-        Box::pin(async move {
-            let erased = self.store.erase_session(key).await;
-            self.cache.remove(key);
-            erased
-        })
-    }
-
-    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
-        Box::pin(async move {
-            let erased = self.store.erase_user(key).await;
-            self.cache.remove_user(key);
-            erased
-        })
     }
 }
 

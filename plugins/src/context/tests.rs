@@ -4,6 +4,7 @@ mod cache;
 mod stampede;
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -112,20 +113,33 @@ struct Opened {
     store: Arc<Counting>,
     clock: Clock,
     meters: Meters,
-    _dir: TempDir,
+    dir: TempDir,
+}
+
+/// Conversations in this data directory.
+pub(super) fn config(dir: &Path) -> ContextConfig {
+    ContextConfig {
+        backend: Backend::Embedded(Durability::Os),
+        cache: CACHE,
+        history_turns: LIMITS.turns,
+        history_keep: LIMITS.keep,
+        dir: dir.to_owned(),
+        spool: None,
+    }
 }
 
 fn opened() -> Opened {
     let (dir, clock) = (TempDir::new(), clock());
     let store = Counting::open(&dir, &clock);
     let meters = Meters::default();
-    Opened { context: Context::new(store.clone(), CACHE, &meters), store, clock, meters, _dir: dir }
+    let context = Context::new(store.clone(), &config(dir.path()), clock.clone(), &meters).unwrap();
+    Opened { context, store, clock, meters, dir }
 }
 
 impl Opened {
     /// With another cache, an empty one.
     fn cold(self) -> Self {
-        let context = Context::new(self.store.clone(), CACHE, &self.meters);
+        let context = Context::new(self.store.clone(), &config(self.dir.path()), self.clock.clone(), &self.meters).unwrap();
         self.store.moved();
         Self { context, ..self }
     }
@@ -136,8 +150,7 @@ impl Opened {
         let until = self.clock.now().after(wait);
         match self.context.begin(BeginTurn { key, message_id: &message_id, q: &q, until, wait, seen, limits: &[] }).await.unwrap() {
             Begin::Run(begun) => begun,
-            Begin::Answered(turn) => panic!("answered as {}", turn.seq),
-            Begin::Limited(limited) => panic!("{limited:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -255,13 +268,7 @@ async fn lookups_are_counted_by_what_the_cache_had() {
 #[tokio::test]
 async fn a_directory_is_opened_from_its_configuration() {
     let dir = TempDir::new();
-    let config = ContextConfig {
-        backend: Backend::Embedded(Durability::Disk),
-        cache: CACHE,
-        history_turns: 100,
-        history_keep: Duration::from_secs(3600),
-        dir: dir.path().join("data"),
-    };
+    let config = ContextConfig { backend: Backend::Embedded(Durability::Disk), ..config(&dir.path().join("data")) };
     let context = Context::open(&config, Clock::system(), &Meters::default()).unwrap();
     assert_eq!(context.history(&session("a")).await.unwrap().seq, 0);
     context.flush().await.unwrap();

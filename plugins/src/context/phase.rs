@@ -1,0 +1,157 @@
+//! The `turn` phase of the contract: the store for what is so, the cache for what need not be sent, the spool for when the store is away.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use super::{BeginRequest, Context, StoreBegin, aside, cache::Mark, settle};
+use crate::api::{Begin, BeginTurn, Begun, BoxFuture, Claim, Commit, Committed, SessionKey, SessionState, TurnError, TurnPhase, UserKey};
+
+/// How often a commit is tried before its store counts as away.
+const COMMIT_TRIES: u32 = 2;
+/// The pause before it is tried again.
+const COMMIT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a try may take where turns can be put aside.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(500);
+/// How long it may take where they cannot.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+/// How long one who reads a conversation waits for another turn that keeps a waiting one of it from being stored.
+const HISTORY_PATIENCE: Duration = Duration::from_millis(500);
+
+impl Context {
+    /// The session as the store has it. It is sent only if the cached copy is not current.
+    async fn load(&self, key: &SessionKey) -> Result<Arc<SessionState>, TurnError> {
+        let (mark, cached) = (self.cache.mark(), self.cache.get(key));
+        let newer = settle(self.store.load(key, cached.as_ref().map(|state| state.version))).await?;
+        if let Some(newer) = &newer {
+            self.cache.count_load();
+            self.cache.insert(key, newer, mark);
+        }
+        Ok(newer.or(cached).unwrap_or_default())
+    }
+
+    /// Begins a turn at the store.
+    async fn begin_stored(&self, turn: &BeginTurn<'_>, cached: Option<&Arc<SessionState>>, mark: Mark) -> Result<Begin, TurnError> {
+        let &BeginTurn { key, message_id, q, until, wait, seen, limits } = turn;
+        let request = BeginRequest { key, message_id, q, until, wait, known: cached, limits };
+        let (claim, state) = match settle(self.store.begin(request)).await? {
+            StoreBegin::Answered(turn) => return Ok(Begin::Answered(turn)),
+            StoreBegin::Limited(limited) => return Ok(Begin::Limited(limited)),
+            StoreBegin::Claimed { claim, state } => (claim, state),
+        };
+        self.cache.count_lookup(cached.is_some(), state.is_none());
+        let state = match (state, cached) {
+            (Some(state), _) => {
+                self.cache.count_load();
+                self.cache.insert(key, &state, mark);
+                state
+            }
+            (None, Some(cached)) => cached.clone(),
+            (None, None) => Arc::default(),
+        };
+        let gap = seen.is_some_and(|seen| seen > state.seq);
+        Ok(Begin::Run(Begun { key: key.clone(), claim: Some(claim), state, gap }))
+    }
+
+    /// Commits a turn to the store. That a commit failed or was not answered in time does not say that it was not done, so it is tried
+    /// again: the store knows a turn that it has.
+    async fn commit_stored(&self, claim: &Claim, base: &Arc<SessionState>, commit: &Commit) -> Result<Committed, TurnError> {
+        let mark = self.cache.mark();
+        let patience = if self.spool.is_some() { COMMIT_PATIENCE } else { LAST_PATIENCE };
+        let late = |_| Err(TurnError::Unavailable("no answer to a commit in time".into()));
+        let mut tries = 1;
+        loop {
+            let stored = timeout(patience, self.store.commit(claim, base, commit.clone())).await;
+            match stored.unwrap_or_else(late) {
+                Err(TurnError::Unavailable(_)) if tries < COMMIT_TRIES => tokio::time::sleep(COMMIT_PAUSE).await,
+                stored => {
+                    let stored = stored?;
+                    self.cache.insert(&claim.key, &stored.state, mark);
+                    return Ok(Committed::Stored(stored.turn));
+                }
+            }
+            tries += 1;
+        }
+    }
+
+    /// Stores what waits of a session, if anything does.
+    async fn store_waiting(&self, key: &SessionKey, wait: Duration) -> Result<(), TurnError> {
+        match &self.spool {
+            Some(spool) if spool.waiting().has(key) => spool.settle(key, wait).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops what waits of what was erased.
+    async fn forget_waiting(&self, erased: &Result<(), TurnError>, owner: &[u8]) {
+        if let (Ok(()), Some(spool)) = (erased, &self.spool) {
+            spool.forget(owner).await;
+        }
+    }
+}
+
+impl TurnPhase for Context {
+    fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>> {
+        Box::pin(async move {
+            let reached = self.store_waiting(turn.key, turn.wait).await;
+            let mark = self.cache.mark();
+            let cached = match self.cache.get(turn.key) {
+                // What a reader loads just now need not be sent twice. If that fails, so does what follows.
+                None => self.loads.join(turn.key, || self.load(turn.key)).await.and_then(Result::ok),
+                cached => cached,
+            };
+            let begun = match reached {
+                Ok(()) => self.begin_stored(&turn, cached.as_ref(), mark).await,
+                Err(error) => Err(error),
+            };
+            match (begun, &self.spool) {
+                (Err(away @ TurnError::Unavailable(_)), Some(spool)) => aside::begin(spool, &turn, cached, self.turns, away),
+                (begun, _) => begun,
+            }
+        })
+    }
+
+    fn commit<'a>(&'a self, begun: &'a Begun, commit: Commit) -> BoxFuture<'a, Result<Committed, TurnError>> {
+        Box::pin(async move {
+            let committed = match &begun.claim {
+                Some(claim) => self.commit_stored(claim, &begun.state, &commit).await,
+                None => Err(TurnError::Unavailable("begun without the store".into())),
+            };
+            match (committed, &self.spool) {
+                (Err(TurnError::Unavailable(_)), Some(spool)) => spool.keep(begun, commit).await.map(|()| Committed::Aside),
+                (committed, _) => committed,
+            }
+        })
+    }
+
+    fn release(&self, claim: &Claim) {
+        self.store.release(claim);
+    }
+
+    fn history<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Arc<SessionState>, TurnError>> {
+        Box::pin(async move {
+            match self.store_waiting(key, HISTORY_PATIENCE).await {
+                Err(away @ TurnError::Unavailable(_)) => Err(away),
+                _ => self.loads.share(key, || self.load(key)).await,
+            }
+        })
+    }
+
+    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
+        Box::pin(async move {
+            let erased = self.store.erase_session(key).await;
+            self.cache.remove(key);
+            self.forget_waiting(&erased, key.as_bytes()).await;
+            erased
+        })
+    }
+
+    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
+        Box::pin(async move {
+            let erased = self.store.erase_user(key).await;
+            self.cache.remove_user(key);
+            self.forget_waiting(&erased, key.as_bytes()).await;
+            erased
+        })
+    }
+}

@@ -1,0 +1,182 @@
+//! Writes the spool's file: in groups, on the spool's own thread, and no further than there is room.
+
+use std::{io, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    file::Folder,
+    meters::SpoolMeters,
+    record::{Entry, encode_done},
+    waiting::Waiting,
+};
+use crate::api::TurnError;
+
+/// Most jobs written together.
+const GROUP: usize = 256;
+
+/// Why an entry waits no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The store has it.
+    Stored,
+    /// The conversation was erased after the turn began.
+    Discarded,
+    /// The store will never take it.
+    Refused,
+}
+
+/// What the writer is asked for.
+pub(super) enum Job {
+    /// Keep this turn. Its number and size are the writer's to set.
+    Append(Box<Entry>, oneshot::Sender<Result<(), TurnError>>),
+    /// This one waits no longer.
+    Done(Arc<Entry>, Fate, oneshot::Sender<()>),
+    /// Drop what waits, or was refused, of the session or user with this key.
+    Forget(Box<[u8]>, oneshot::Sender<()>),
+}
+
+pub(super) struct Writer {
+    pub(super) folder: Folder,
+    pub(super) waiting: Arc<Waiting>,
+    pub(super) meters: SpoolMeters,
+    /// Bytes of all that waits.
+    pub(super) live: u64,
+    /// Most of them. The file, which holds marks and what waits no longer too, is twice as large at most.
+    pub(super) most: u64,
+    /// Number of the next entry.
+    pub(super) next: u64,
+}
+
+/// What one group comes to.
+#[derive(Default)]
+struct Group {
+    bytes: Vec<u8>,
+    added: Vec<(Entry, oneshot::Sender<Result<(), TurnError>>)>,
+    done: Vec<oneshot::Sender<()>>,
+    /// Words were erased, so they have to go from the file too.
+    erased: bool,
+}
+
+impl Writer {
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(first) = jobs.recv().await {
+            let mut group = Group::default();
+            self.take(first, &mut group);
+            while group.added.len() + group.done.len() < GROUP
+                && let Ok(job) = jobs.try_recv()
+            {
+                self.take(job, &mut group);
+            }
+            self.write(group);
+        }
+    }
+
+    fn take(&mut self, job: Job, group: &mut Group) {
+        match job {
+            Job::Append(entry, reply) => self.add(*entry, reply, group),
+            Job::Done(entry, fate, reply) => {
+                self.remove(&entry, fate, group);
+                group.done.push(reply);
+            }
+            Job::Forget(owner, reply) => {
+                for entry in self.waiting.all().into_iter().filter(|e| e.key.as_bytes().starts_with(&owner)) {
+                    self.remove(&entry, Fate::Discarded, group);
+                    group.erased = true;
+                }
+                if let Err(e) = self.folder.forget_refused(&owner) {
+                    log::error!("refused turns that were erased are still in the spool's folder: {e}");
+                }
+                group.done.push(reply);
+            }
+        }
+    }
+
+    fn add(&mut self, mut entry: Entry, reply: oneshot::Sender<Result<(), TurnError>>, group: &mut Group) {
+        let before = group.bytes.len();
+        entry.number = self.next;
+        entry.encode(&mut group.bytes);
+        entry.size = (group.bytes.len() - before) as u64;
+        if self.live + entry.size > self.most {
+            group.bytes.truncate(before);
+            self.meters.no_room(&entry);
+            let _ = reply.send(Err(TurnError::Unavailable("there is no room for more waiting turns (`spool`)".into())));
+            return;
+        }
+        self.next += 1;
+        self.live += entry.size;
+        group.added.push((entry, reply));
+    }
+
+    fn remove(&mut self, entry: &Entry, fate: Fate, group: &mut Group) {
+        if !self.waiting.remove(entry) {
+            return;
+        }
+        self.live -= entry.size;
+        self.meters.done(entry, fate);
+        encode_done(&mut group.bytes, entry.number);
+        if fate == Fate::Refused {
+            let mut record = Vec::new();
+            entry.encode(&mut record);
+            match self.folder.refuse(&record, self.most) {
+                Ok(true) => {}
+                Ok(false) => log::error!("a waiting turn was refused by the store and dropped: the file of refused ones is full"),
+                Err(e) => log::error!("a waiting turn was refused by the store and dropped: {e}"),
+            }
+        }
+    }
+
+    fn write(&mut self, group: Group) {
+        let Group { bytes, added, done, erased } = group;
+        let written = self.put(&bytes, &added, erased);
+        if let Err(e) = &written {
+            log::error!("the spool cannot be written: {e}");
+        }
+        for (entry, reply) in added {
+            let outcome = match &written {
+                Ok(()) => {
+                    self.meters.aside(&entry);
+                    self.waiting.push(Arc::new(entry));
+                    Ok(())
+                }
+                Err(e) => {
+                    self.live -= entry.size;
+                    Err(TurnError::Unavailable(format!("the spool cannot be written: {e}")))
+                }
+            };
+            let _ = reply.send(outcome); // who asked may be gone
+        }
+        for reply in done {
+            let _ = reply.send(());
+        }
+    }
+
+    /// Brings the file up to date.
+    fn put(&mut self, bytes: &[u8], added: &[(Entry, oneshot::Sender<Result<(), TurnError>>)], erased: bool) -> io::Result<()> {
+        if self.live == 0 {
+            return self.folder.clear();
+        }
+        if !erased && self.folder.len() + bytes.len() as u64 <= 2 * self.most {
+            return self.folder.append(bytes, !added.is_empty());
+        }
+        self.rewrite(added.iter().map(|(entry, _)| entry))
+    }
+
+    /// Leaves nothing in the file but what waits.
+    pub(super) fn tidy(&mut self) -> io::Result<()> {
+        match self.live {
+            0 => self.folder.clear(),
+            live if live == self.folder.len() => Ok(()),
+            _ => self.rewrite(std::iter::empty()),
+        }
+    }
+
+    fn rewrite<'a>(&mut self, added: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
+        let mut waiting = self.waiting.all();
+        waiting.sort_unstable_by_key(|e| e.number);
+        let mut all = Vec::new();
+        waiting.iter().for_each(|e| e.encode(&mut all));
+        added.for_each(|e| e.encode(&mut all));
+        self.folder.rewrite(&all)
+    }
+}
