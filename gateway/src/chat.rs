@@ -90,7 +90,7 @@ pub async fn serve(
     }
     check_content_type(&down.head().headers)?;
     let body = down.read_body(&snapshot.config.limits).await?;
-    let body = parse(&body)?;
+    let body = down.work_on(body, parse).await?;
     let identity = down.ctx.identity().ok_or_else(|| Reject::new(Code::Internal, "the route did not authenticate the request"))?;
     let tenant = snapshot.tenant(identity.user.tenant())?;
     let stream = body.stream.unwrap_or_else(|| accepts_events(&down.head().headers));

@@ -14,7 +14,6 @@ use pingora_core::{
     protocols::http::ServerSession,
     server::ShutdownWatch,
 };
-use tokio::task::yield_now;
 
 use crate::{
     chain::Chain,
@@ -23,8 +22,10 @@ use crate::{
         head::{self, BadHead},
         tls,
     },
+    flow,
     snapshot::Route,
     telemetry::{Metrics, Timing},
+    turnstile::Pieces,
 };
 
 /// What a client may still send after an early answer before its connection is closed: closing at once would make its
@@ -32,6 +33,11 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(1);
 /// The same in bytes.
 const LINGER_BYTES: usize = 4 << 20;
+
+/// A body is long from so many bytes on: what is read of it beyond them, and what is done with it, waits for its turn.
+const LONG_BODY: usize = 64 << 10;
+/// And from so many pieces on, however short they are.
+const MANY_PIECES: u32 = 64;
 
 /// A client that closes its sending side so soon after its request waits for the answer, as `nc -N` and old clients do; one that
 /// closes it later has gone. On HTTP/1.1 the two look alike.
@@ -52,6 +58,12 @@ pub struct Downstream {
     pub timing: Timing,
     /// How long a single read or write may take.
     pub(crate) io_timeout: Duration,
+    /// How many percent of the thread's time long bodies may take, with all else of the tenant that takes long.
+    pub(crate) share: u32,
+    /// Pieces of the body read.
+    pieces: u32,
+    /// Where the rest of a long body waits for its turn.
+    line: Option<Pieces>,
     /// A write failed: what the client has of the answer is anybody's guess.
     pub(crate) lost: bool,
     /// Where the request ends, and so where the next one would begin, is not known.
@@ -76,6 +88,9 @@ impl Downstream {
             code: None,
             timing,
             io_timeout,
+            share: flow::Limits::default().share,
+            pieces: 0,
+            line: None,
             lost: false,
             broken: false,
             watched: None,
@@ -130,7 +145,8 @@ impl Downstream {
             return Err(too_large(limits.body));
         }
         let before = self.timing.elapsed();
-        let read = tokio::time::timeout(limits.body_deadline, self.read_chunks(limits.body)).await.unwrap_or(Err(BodyError::TooSlow));
+        let reading = self.read_whole(declared.and_then(|n| n.try_into().ok()), limits.body);
+        let read = tokio::time::timeout(limits.body_deadline, reading).await.unwrap_or(Err(BodyError::TooSlow));
         self.timing.waits().add(self.timing.elapsed() - before);
         read.map_err(|error| {
             self.broken |= matches!(error, BodyError::Broken);
@@ -139,40 +155,61 @@ impl Downstream {
             }
             match error {
                 BodyError::TooLarge => too_large(limits.body),
-                BodyError::TooSlow => Reject::new(Code::RequestTimeout, "the body did not arrive in time; send it without pauses"),
+                BodyError::TooSlow => {
+                    let message = "the body did not arrive in time; send it without pauses, and not many long ones at a time";
+                    Reject::new(Code::RequestTimeout, message)
+                }
                 BodyError::Broken => Reject::new(Code::BadRequest, "the body ended early or its framing is broken"),
             }
         })
     }
 
-    async fn read_chunks(&mut self, most: usize) -> Result<Bytes, BodyError> {
+    async fn read_whole(&mut self, declared: Option<usize>, most: usize) -> Result<Bytes, BodyError> {
         // An HTTP/1.0 client would take it for the answer.
         let head = self.head();
         if head.version != Version::HTTP_10 && head.headers.contains_key(header::EXPECT) {
             self.session.write_continue_response().await.map_err(|_| BodyError::Broken)?;
         }
-        let mut first = Bytes::new();
-        let mut more = BytesMut::new();
-        while let Some(chunk) = self.read_chunk().await? {
-            if first.len() + more.len() + chunk.len() > most {
+        let Some(first) = self.read_piece().await? else { return Ok(Bytes::new()) };
+        if first.len() > most {
+            return Err(BodyError::TooLarge);
+        }
+        let Some(second) = self.read_piece().await? else { return Ok(first) };
+        let mut whole = BytesMut::with_capacity(declared.unwrap_or(4 * first.len()));
+        whole.extend_from_slice(&first);
+        let mut next = Some(second);
+        while let Some(piece) = next {
+            if whole.len() + piece.len() > most {
                 return Err(BodyError::TooLarge);
             }
-            if first.is_empty() {
-                first = chunk;
-            } else {
-                more.extend_from_slice(&chunk);
-                // A long body is there as fast as it is read; whoever else has something to do comes in between.
-                yield_now().await;
-            }
+            whole.extend_from_slice(&piece);
+            next = self.read_piece().await?;
         }
-        Ok(if more.is_empty() { first } else { [first, more.freeze()].concat().into() })
+        Ok(whole.freeze())
     }
 
-    async fn read_chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
-        self.session.read_request_body().await.map_err(|e| match e.etype() {
+    /// Reads the next piece of the body, of a long one when it is its turn.
+    async fn read_piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.pieces += 1;
+        let read = if self.session.body_bytes_read() < LONG_BODY && self.pieces < MANY_PIECES {
+            self.session.read_request_body().await
+        } else {
+            let line = self.line.get_or_insert_with(|| Pieces::of(self.ctx.tenant(), self.share));
+            line.pass().await;
+            line.wait_for(self.session.read_request_body()).await
+        };
+        read.map_err(|e| match e.etype() {
             ErrorType::ReadTimedout => BodyError::TooSlow,
             _ => BodyError::Broken,
         })
+    }
+
+    /// Does what takes the longer the longer the body is that was read: for a long one when it is its turn, and on another thread.
+    pub(crate) async fn work_on<R: Send + 'static>(&self, body: Bytes, work: impl FnOnce(&[u8]) -> R + Send + 'static) -> R {
+        match &self.line {
+            None => work(&body),
+            Some(line) => line.aside(move || work(&body)).await,
+        }
     }
 
     /// Returns when the client has gone; never if it waits, or sends its next request ahead. See `HALF_CLOSE`.
@@ -243,8 +280,8 @@ impl Downstream {
     /// Reads on after an early answer, so that the client finds it before the connection is closed.
     async fn linger(&mut self) -> Result<(), BodyError> {
         let mut read = 0;
-        while let Some(chunk) = self.read_chunk().await? {
-            read += chunk.len();
+        while let Some(piece) = self.read_piece().await? {
+            read += piece.len();
             if read > LINGER_BYTES {
                 return Err(BodyError::TooLarge);
             }

@@ -26,5 +26,6 @@ pub mod telemetry;
 pub mod tokens;
 mod try_page;
 pub mod turn;
+mod turnstile;
 pub mod upstream;
 pub mod watch;

@@ -89,9 +89,12 @@ impl Proxy {
     }
 
     /// Takes a place of the tenant that the chain found the request to be from.
-    fn place(&self, entered: Entered, down: &Downstream, snapshot: &Snapshot, target: &Target) -> Result<Arc<Place>, Reject> {
+    fn place(&self, entered: Entered, down: &mut Downstream, snapshot: &Snapshot, target: &Target) -> Result<Arc<Place>, Reject> {
         let bound = snapshot.config.limits.in_flight;
         let tenant = down.ctx.tenant().map(|tenant| snapshot.tenant(tenant)).transpose()?;
+        if let Some(tenant) = tenant {
+            down.share = tenant.limits.share;
+        }
         let (share, own) = tenant.map_or((&self.gateway.strangers, usize::MAX), |tenant| (&tenant.share, tenant.in_flight));
         entered.take(share, own, bound).map(Arc::new).map_err(|shed| {
             let reject = self.overloaded(shed, tenant.map(|t| &**t));

@@ -15,7 +15,7 @@ pub enum Attack {
     InFlight,
     /// Scripts that never end, 32 at a time.
     Loops,
-    /// Bodies of nearly `limits.body` with too long a question, as often as the victim sends its short ones.
+    /// Bodies of nearly `limits.body` with too long a question, ten for each short one that the victim sends.
     Bodies,
 }
 
@@ -34,8 +34,7 @@ impl Attack {
     /// The pause of one worker from one request to the next, if the victim sends `rate` messages a second.
     pub(super) fn pace(self, rate: u32) -> Duration {
         match self {
-            Self::Rate => Duration::from_secs(1) * self.workers() / (10 * rate),
-            Self::Bodies => Duration::from_secs(1) * self.workers() / rate,
+            Self::Rate | Self::Bodies => Duration::from_secs(1) * self.workers() / (10 * rate),
             Self::Nothing | Self::InFlight | Self::Loops => Duration::ZERO,
         }
     }

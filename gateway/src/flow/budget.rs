@@ -23,7 +23,8 @@ use std::{
 };
 
 use mlua::{Lua, VmState, ffi};
-use rustix::time::{ClockId, clock_gettime};
+
+use crate::turnstile::cpu_time;
 
 /// How often the watchdog looks, and so how exact budgets are.
 pub(super) const TICK: Duration = Duration::from_millis(1);
@@ -133,11 +134,6 @@ impl Seat {
             (None, seen) => seen.map_or(Duration::ZERO, |seen| (seen.elapsed() + TICK).min(LONGEST)),
         }
     }
-}
-
-/// The time that this thread has spent on a core.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("CPU time is not negative")
 }
 
 /// A poll in progress.

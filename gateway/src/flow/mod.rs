@@ -10,7 +10,6 @@
 //! | `run` | the loop that resumes a turn's coroutine under its limits |
 //! | `vm`, `sandbox`, `prelude.luau` | the VMs of a thread, and the closed world in each |
 //! | `budget` | CPU budgets that are free until they fire |
-//! | `turnstile` | turns for scripts that compute for long, and their tenant's share of a thread |
 //! | `host`, `lib_*` | the turn in progress, and the functions by which a script sees and changes it |
 //!
 //! Invariants:
@@ -31,7 +30,6 @@ mod run;
 mod sandbox;
 mod script;
 mod step;
-mod turnstile;
 mod vm;
 
 #[cfg(test)]

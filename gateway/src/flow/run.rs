@@ -18,9 +18,9 @@ use super::{
     error::with_article,
     host::{self, Stop, Turn},
     lib_turn::text_of,
-    turnstile::Turnstile,
     vm::{self, Coroutine, Place, Vm},
 };
+use crate::turnstile::Turnstile;
 
 /// What the coroutine says when it stops: its end, or the effect it waits for. Known to `prelude.luau`.
 const DONE: i64 = 0;

@@ -16,12 +16,6 @@ pub(super) struct ScriptKey {
     hash: Box<str>,
 }
 
-impl ScriptKey {
-    pub(super) fn tenant(&self) -> &Tenant {
-        &self.tenant
-    }
-}
-
 /// A compiled script of one tenant. Each thread makes its own VM for it on first use.
 #[derive(Debug)]
 pub struct Script {

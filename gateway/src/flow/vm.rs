@@ -20,8 +20,8 @@ use super::{
     host,
     sandbox::Sandbox,
     script::ScriptKey,
-    turnstile::Turnstile,
 };
+use crate::turnstile::Turnstile;
 
 /// VMs a thread keeps for later turns, of some 600 KB each. More can live at a time only while turns run in them.
 const MAX_VMS: usize = 128;
@@ -46,7 +46,7 @@ pub(super) struct Vm {
     pub(super) gate: Gate,
     /// Its thread's.
     pub(super) seat: Arc<Seat>,
-    /// Through which its tenant's scripts go, one at a time, once they have computed for long.
+    /// Through which its tenant's scripts go, one at a time, once they have computed for long; whichever of them they are.
     pub(super) turnstile: Arc<Turnstile>,
     chunk: Function,
     pool: RefCell<Vec<Thread>>,
@@ -191,10 +191,7 @@ impl Local {
         {
             vms.remove(&oldest);
         }
-        // One for all scripts of a tenant, so that it gains nothing by having several in use.
-        let sibling = vms.iter().find(|(key, _)| key.tenant() == script.tenant());
-        let turnstile = sibling.map_or_else(|| Arc::new(Turnstile::new()), |(_, vm)| vm.turnstile.clone());
-        let vm = Rc::new(Vm::new(script, self.seat.clone(), turnstile)?);
+        let vm = Rc::new(Vm::new(script, self.seat.clone(), Turnstile::of(Some(script.tenant())))?);
         vm.used.set(self.turns.get());
         vms.insert(script.key().clone(), vm.clone());
         Ok(vm)
