@@ -25,7 +25,7 @@ use crate::{
     flow,
     snapshot::Route,
     telemetry::{Metrics, Timing},
-    turnstile::Pieces,
+    turnstile::Line,
 };
 
 /// What a client may still send after an early answer before its connection is closed: closing at once would make its
@@ -60,10 +60,10 @@ pub struct Downstream {
     pub(crate) io_timeout: Duration,
     /// How many percent of the thread's time long bodies may take, with all else of the tenant that takes long.
     pub(crate) share: u32,
-    /// Pieces of the body read.
+    /// Pieces of the body that were asked for.
     pieces: u32,
-    /// Where the rest of a long body waits for its turn.
-    line: Option<Pieces>,
+    /// Where the rest of a long body waits for its turn, once it has proven long.
+    pub(crate) line: Option<Line>,
     /// A write failed: what the client has of the answer is anybody's guess.
     pub(crate) lost: bool,
     /// Where the request ends, and so where the next one would begin, is not known.
@@ -190,18 +190,26 @@ impl Downstream {
 
     /// Reads the next piece of the body, of a long one when it is its turn.
     async fn read_piece(&mut self) -> Result<Option<Bytes>, BodyError> {
-        self.pieces += 1;
-        let read = if self.session.body_bytes_read() < LONG_BODY && self.pieces < MANY_PIECES {
-            self.session.read_request_body().await
-        } else {
-            let line = self.line.get_or_insert_with(|| Pieces::of(self.ctx.tenant(), self.share));
-            line.pass().await;
-            line.wait_for(self.session.read_request_body()).await
+        let read = match self.line_of_next().cloned() {
+            None => self.session.read_request_body().await,
+            Some(line) => {
+                line.pass().await;
+                line.wait_for(self.session.read_request_body()).await
+            }
         };
         read.map_err(|e| match e.etype() {
             ErrorType::ReadTimedout => BodyError::TooSlow,
             _ => BodyError::Broken,
         })
+    }
+
+    /// Counts the next piece of the body, and says where it waits for its turn: nowhere while the body is short.
+    pub(crate) fn line_of_next(&mut self) -> Option<&Line> {
+        self.pieces = self.pieces.saturating_add(1);
+        if self.line.is_none() && (self.session.body_bytes_read() >= LONG_BODY || self.pieces >= MANY_PIECES) {
+            self.line = Some(Line::of(self.ctx.tenant(), self.share));
+        }
+        self.line.as_ref()
     }
 
     /// Does what takes the longer the longer the body is that was read: for a long one when it is its turn, and on another thread.

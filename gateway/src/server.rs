@@ -20,7 +20,10 @@ use pingora_core::{
     server::{Fds, ListenFds},
     services::{Service as _, listening::Service},
 };
-use tokio::{runtime::Builder, sync::watch};
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::watch,
+};
 
 use crate::{
     admin::Admin,
@@ -145,12 +148,15 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     control.spawn(watch_files(gateway.clone()));
     let threads = Vec::with_capacity(count);
     let mut running = Running { public, admin, gateway, context, control, draining, stop_serving, stop_admin, threads };
+    let mut runtimes = Vec::with_capacity(count);
     for index in 0..count {
         let socket = public_socket.try_clone()?;
         let app = Public::new(running.gateway.clone(), room);
-        let thread = spawn_serving_thread(index, app, socket, serving.clone(), running.stop_admin.subscribe())?;
+        let (thread, runtime) = spawn_serving_thread(index, app, socket, serving.clone(), running.stop_admin.subscribe())?;
         running.threads.push(thread);
+        runtimes.push(runtime);
     }
+    running.gateway.metrics.count_tasks(runtimes);
     let event = Event::Listening { public: public.to_string(), admin: admin.map(|a| a.to_string()), version: env!("CARGO_PKG_VERSION") };
     logger::emit(&event);
     Ok(running)
@@ -247,9 +253,10 @@ fn spawn_serving_thread(
     socket: TcpListener,
     stop: watch::Receiver<bool>,
     mut end: watch::Receiver<bool>,
-) -> Result<JoinHandle<()>, io::Error> {
+) -> Result<(JoinHandle<()>, Handle), io::Error> {
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(16).build()?;
-    std::thread::Builder::new().name(format!("serve-{index}")).spawn(move || {
+    let handle = runtime.handle().clone();
+    let thread = std::thread::Builder::new().name(format!("serve-{index}")).spawn(move || {
         runtime.block_on(async {
             listen(format!("serve-{index}"), app, socket, stop).await;
             // Requests in flight are tasks of this runtime: it lives until they are done.
@@ -258,5 +265,6 @@ fn spawn_serving_thread(
             tokio::time::sleep(LAST_WORDS).await;
         });
         runtime.shutdown_timeout(Duration::from_millis(100));
-    })
+    })?;
+    Ok((thread, handle))
 }

@@ -107,14 +107,15 @@ impl Turnstile {
     }
 }
 
-/// Long work that comes in pieces, each shorter than a slice.
-pub(crate) struct Pieces {
+/// A tenant's place at its turnstile for long work that comes in pieces.
+#[derive(Clone)]
+pub(crate) struct Line {
     turnstile: Arc<Turnstile>,
     share: u32,
 }
 
-impl Pieces {
-    /// Work of a tenant that may use `share` percent of this thread's time for all that takes long.
+impl Line {
+    /// For a tenant that may use `share` percent of this thread's time for all that takes long.
     pub(crate) fn of(tenant: Option<&Tenant>, share: u32) -> Self {
         Self { turnstile: Turnstile::of(tenant), share }
     }
@@ -231,7 +232,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_piece_that_waits_for_something_else_holds_nobody_up() {
-        let [slow, quick] = [(), ()].map(|()| Pieces::of(None, 1));
+        let [slow, quick] = [(), ()].map(|()| Line::of(None, 1));
         let begun = Instant::now();
         let waiting = async {
             slow.pass().await;

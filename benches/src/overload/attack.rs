@@ -17,6 +17,8 @@ pub enum Attack {
     Loops,
     /// Bodies of nearly `limits.body` with too long a question, ten for each short one that the victim sends.
     Bodies,
+    /// Bodies of the same length and as often, to an application behind the gateway.
+    Uploads,
 }
 
 impl Attack {
@@ -27,14 +29,14 @@ impl Attack {
             Self::Rate => 64,
             Self::InFlight => 10 * FAIR_SHARE,
             Self::Loops => 32,
-            Self::Bodies => 16,
+            Self::Bodies | Self::Uploads => 16,
         }
     }
 
     /// The pause of one worker from one request to the next, if the victim sends `rate` messages a second.
     pub(super) fn pace(self, rate: u32) -> Duration {
         match self {
-            Self::Rate | Self::Bodies => Duration::from_secs(1) * self.workers() / (10 * rate),
+            Self::Rate | Self::Bodies | Self::Uploads => Duration::from_secs(1) * self.workers() / (10 * rate),
             Self::Nothing | Self::InFlight | Self::Loops => Duration::ZERO,
         }
     }
@@ -45,8 +47,13 @@ impl Attack {
             Self::Nothing | Self::Rate => "你好".to_owned(),
             Self::InFlight => SLOW.to_owned(),
             Self::Loops => LOOP.to_owned(),
-            Self::Bodies => "多".repeat(BODY / 3),
+            Self::Bodies | Self::Uploads => "多".repeat(BODY / 3),
         }
+    }
+
+    /// Where it is sent.
+    pub(super) fn path(self) -> &'static str {
+        if self == Self::Uploads { UPLOAD } else { CHAT }
     }
 
     /// Top-level keys of the gateway's configuration.
@@ -63,6 +70,10 @@ impl Attack {
     }
 }
 
+/// Where customers talk.
+pub(super) const CHAT: &str = "/v1/chat";
+/// Where the application takes files.
+pub(super) const UPLOAD: &str = "/upload";
 /// What two tenants may have in flight each.
 const FAIR_SHARE: u32 = 50;
 /// Length of a huge body's question in bytes; `limits.body` is 1 MiB.

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    attack::Attack,
+    attack::{Attack, CHAT},
     scene::{AGGRESSOR, Tenant, VICTIM},
 };
 use crate::{http::Connection, token};
@@ -30,8 +30,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How often which status was the answer; 0 stands for none.
 pub(super) type Statuses = BTreeMap<u16, u64>;
 
-fn message(bearer: &str, body: &Bytes) -> Request<Full<Bytes>> {
-    let request = Request::post("/v1/chat").header(header::HOST, "overload").header(header::CONTENT_TYPE, "application/json");
+fn message(path: &str, bearer: &str, body: &Bytes) -> Request<Full<Bytes>> {
+    let request = Request::post(path).header(header::HOST, "overload").header(header::CONTENT_TYPE, "application/json");
     request.header(header::AUTHORIZATION, bearer).body(Full::new(body.clone())).expect("a token is a valid header")
 }
 
@@ -52,7 +52,7 @@ impl User {
     }
 
     /// Sends a message and returns the answer's status, 0 if there was none.
-    async fn say(&mut self, body: &Bytes) -> u16 {
+    async fn say(&mut self, path: &str, body: &Bytes) -> u16 {
         let ready = match self.connection.take() {
             Some(mut connection) => connection.is_ready().await.then_some(connection),
             None => None,
@@ -64,7 +64,7 @@ impl User {
                 Err(_) => return 0,
             },
         };
-        match connection.call(message(&self.bearer, body)).await {
+        match connection.call(message(path, &self.bearer, body)).await {
             Ok((status, _)) => {
                 self.connection = Some(connection);
                 status.as_u16()
@@ -93,7 +93,7 @@ impl Victim {
             sleep(due.saturating_duration_since(Instant::now())).await;
             let (user, body) = (self.0[number as usize % self.0.len()].clone(), body.clone());
             sent.spawn(async move {
-                let status = user.lock().await.say(&body).await;
+                let status = user.lock().await.say(CHAT, &body).await;
                 (due.elapsed(), status)
             });
         }
@@ -154,7 +154,7 @@ async fn worker(number: u32, attack: Attack, rate: u32, mut user: User, body: By
     sleep(pace.max(RETRY_AFTER) * number / attack.workers()).await;
     while !*stop.borrow() {
         ticks.tick().await;
-        let status = user.say(&body).await;
+        let status = user.say(attack.path(), &body).await;
         *seen.entry(status).or_default() += 1;
         if status == StatusCode::SERVICE_UNAVAILABLE.as_u16() {
             tokio::select! {

@@ -11,7 +11,7 @@ use super::{
     attack::Attack,
     client::{Aggressor, Statuses, Victim},
     report::{Outcome, Round},
-    scene::{self, Model},
+    scene::{self, Backend},
 };
 use crate::{
     gateway::{Gateway, GatewayError, Home},
@@ -51,14 +51,14 @@ pub enum Error {
 /// # Errors
 /// It could not be prepared, or the gateway died.
 pub fn run(options: &Options, said: impl FnMut(&Outcome)) -> Result<(), Error> {
-    let model = Model::start(options.model)?;
+    let (model, application) = (Backend::model(options.model)?, Backend::application()?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(measure_all(options, model.address, said))
+    runtime.block_on(measure_all(options, &model, &application, said))
 }
 
-async fn measure_all(options: &Options, model: SocketAddr, mut said: impl FnMut(&Outcome)) -> Result<(), Error> {
+async fn measure_all(options: &Options, model: &Backend, application: &Backend, mut said: impl FnMut(&Outcome)) -> Result<(), Error> {
     for attack in &options.attacks {
-        let home = Home::new(&scene::config(*attack, options.rate, model), &[("flow.lua", &scene::flow())])?;
+        let home = Home::new(&scene::config(*attack, options.rate, model, application), &[("flow.lua", &scene::flow())])?;
         let mut gateway = Gateway::start(&options.gateway, &home).await?;
         let public = gateway.public;
         let outcome = tokio::select! {

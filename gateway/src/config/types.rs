@@ -228,8 +228,8 @@ pub struct FlowLimits {
     /// Time on the processor: 1ms to 10s.
     #[serde(with = "units::DurationText")]
     pub cpu: Duration,
-    /// What all turns of the tenant that compute for longer than a millisecond or two may use together of each thread's time in the
-    /// long run: 1% to 100%.
+    /// What all turns of the tenant that compute for longer than a millisecond or two, and its request bodies over 64KiB, may use
+    /// together of each thread's time in the long run: 1% to 100%.
     pub share: units::Percent,
     /// Growth of memory: 1MiB to 1GiB.
     #[serde(with = "units::SizeText")]

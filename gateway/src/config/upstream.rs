@@ -132,6 +132,8 @@ pub struct Forward {
     pub own_host: bool,
     /// Largest request body in bytes.
     pub body: u64,
+    /// How long it may take to arrive whole.
+    pub body_deadline: Duration,
     /// Whether `X-Forwarded-*` fields come from a proxy of one's own, to be added to, or from anybody, to be replaced.
     pub trust_forwarded: bool,
     /// Changes to the request's header fields, after our own.

@@ -11,7 +11,8 @@ use super::{Script, ScriptError};
 pub struct Limits {
     /// CPU time in Lua, over all parts of the turn; waiting for effects does not count. Enforced to about 2 ms, and to the end of a library call.
     pub cpu: Duration,
-    /// How many percent of each thread's time the tenant's scripts may use in the long run once they compute for longer than a millisecond or two.
+    /// How many percent of each thread's time the tenant's scripts may use in the long run once they compute for longer than a millisecond
+    /// or two, together with its long bodies.
     pub share: u32,
     /// How much the VM may grow during the turn, in bytes, garbage included.
     pub memory: usize,

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use pingora_core::{ErrorType, protocols::http::HttpTask};
 
-use crate::downstream::Downstream;
+use crate::{downstream::Downstream, turnstile::Line};
 
 /// What is wanted from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,8 @@ impl Downstream {
                 return Poll::Ready(Side::Write(written.is_ok()));
             }
             if want != Want::Nothing
-                && let Poll::Ready(read) = pin!(self.session.read_body_or_idle(want == Want::Presence)).poll(cx)
+                && let Poll::Ready(read) =
+                    pin!(charged(self.line.as_ref(), self.session.read_body_or_idle(want == Want::Presence))).poll(cx)
             {
                 return Poll::Ready(Side::Read(read));
             }
@@ -93,6 +94,14 @@ impl Downstream {
     fn written(&mut self, done: bool) -> Result<(), Lost> {
         self.lost |= !done;
         if self.lost { Err(Lost::Gone) } else { Ok(()) }
+    }
+}
+
+/// Charges what of a long body is read.
+async fn charged<R>(line: Option<&Line>, read: impl Future<Output = R>) -> R {
+    match line {
+        None => read.await,
+        Some(line) => line.wait_for(read).await,
     }
 }
 

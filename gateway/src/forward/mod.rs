@@ -33,6 +33,7 @@ use crate::{
     config::{Forward, HttpTimeouts},
     downstream::Downstream,
     gateway::Gateway,
+    turnstile::Line,
     upstream::{Attempt, CallError, Caller, Connection, ModelError, Outgoing, Peers, Tried, Upstream},
 };
 
@@ -84,6 +85,8 @@ pub async fn serve(gateway: &Gateway, upstream: &Arc<Upstream>, rules: &Forward,
     let caller = Caller { chain, tenant, upstream: upstream.clone(), metrics: gateway.metrics.clone(), waits: down.timing.waits().clone() };
     // Waits are counted here: Pingora's own would begin anew with each poll.
     down.session.set_read_timeout(None);
+    // Only the reading of a body is charged to its tenant; its upstream's connection, which many share, takes as long to write it.
+    down.share = down.share.div_ceil(2);
     let served = Forwarding { peers, timeouts, rules, plan, key }.serve(&caller, down).await;
     down.session.set_read_timeout(Some(down.io_timeout));
     served
@@ -110,7 +113,8 @@ impl Forwarding<'_> {
                 Err(Failure::Client(stopped)) => return self.stopped(stopped, down),
                 Err(Failure::ClientSlow) => {
                     down.give_up_body();
-                    return Err(Reject::new(Code::RequestTimeout, "the body did not arrive in time; send it without pauses"));
+                    let message = "the body did not arrive in time; send it without pauses, and whole within the route's `body_deadline`";
+                    return Err(Reject::new(Code::RequestTimeout, message));
                 }
             };
             caller.note_failure(down.ctx.request_id.as_str(), &error);
@@ -146,7 +150,7 @@ impl Forwarding<'_> {
         if self.plan.expects && down.session.write_continue_response().await.is_err() {
             return Err(Failure::Client(Stopped::Lost(Lost::Gone)));
         }
-        let (mut upload, body) = Upload::begin(self.plan.length, self.rules.body);
+        let (mut upload, body) = Upload::begin(self.plan.length, self.rules.body, begun + self.rules.body_deadline);
         let again = || self.plan.repeatable().then(|| self.plan.request(endpoint, Outgoing::empty()));
         let response = {
             let mut sending = pin!(connection.send(self.plan.request(endpoint, body), again));
@@ -154,19 +158,23 @@ impl Forwarding<'_> {
                 let want = if self.plan.upgrade { Want::Nothing } else { upload.want() };
                 let client_s_turn = want == Want::Body;
                 // The time is for all attempts; while the body moves, it begins anew.
-                let until = match self.plan.length {
+                let until = upload.in_time(match self.plan.length {
                     _ if client_s_turn => upload.moved() + down.io_timeout,
+                    _ if upload.is_in_line() => begun + self.rules.body_deadline,
                     Length::Empty => begun + allowed,
                     Length::Known(_) | Length::Unknown => upload.moved() + allowed,
-                };
+                });
                 tokio::select! {
                     biased;
                     response = &mut sending => break response?,
                     moved = down.duplex(want) => if let Moved::Read(data, last) = moved.map_err(|lost| Failure::Client(lost.into()))? {
-                        upload.take(data, last).map_err(Failure::Client)?;
+                        upload.take(data, last, line(down)).map_err(Failure::Client)?;
                     },
-                    () = upload.pass_on() => {}
-                    () = sleep_until(until) => return Err(if client_s_turn { Failure::ClientSlow } else { ModelError::TimedOut.into() }),
+                    () = upload.proceed() => {}
+                    () = sleep_until(until) => {
+                        let client_s_fault = client_s_turn || upload.is_late();
+                        return Err(if client_s_fault { Failure::ClientSlow } else { ModelError::TimedOut.into() });
+                    }
                 }
             }
         };
@@ -196,6 +204,12 @@ impl Forwarding<'_> {
             }
         }
     }
+}
+
+/// Where a long body waits for its turn to be read on. One that is nobody's waits for nobody.
+fn line(down: &mut Downstream) -> Option<&Line> {
+    down.ctx.tenant()?;
+    down.line_of_next()
 }
 
 fn too_large(rules: &Forward) -> Reject {

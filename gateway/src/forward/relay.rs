@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Answer, Forwarding,
     duplex::{Lost, Moved, Want},
-    fields, reject, tunnel,
+    fields, line, reject, tunnel,
     upload::{Stopped, Upload},
 };
 use crate::{
@@ -112,17 +112,17 @@ impl Forwarding<'_> {
             if ended && !writing {
                 return Ok(());
             }
-            let until = if writing { moved + down.io_timeout } else { moved.max(upload.moved()) + self.timeouts.idle };
+            let until = upload.in_time(if writing { moved + down.io_timeout } else { moved.max(upload.moved()) + self.timeouts.idle });
             tokio::select! {
                 biased;
                 side = down.duplex(if ended { Want::Nothing } else { upload.want() }) => match side? {
                     Moved::Written => moved = Instant::now(),
-                    Moved::Read(data, last) => match upload.take(data, last) {
+                    Moved::Read(data, last) => match upload.take(data, last, line(down)) {
                         Ok(()) => {}
                         Err(Stopped::Lost(_) | Stopped::TooLarge) => return Err(Broken::Client),
                     },
                 },
-                () = upload.pass_on() => {}
+                () = upload.proceed() => {}
                 frame = body.frame(), if !writing && !ended => {
                     moved = Instant::now();
                     let frame = frame.transpose().map_err(|e| Broken::Upstream(ModelError::Broken(e.to_string())))?;
@@ -140,7 +140,7 @@ impl Forwarding<'_> {
                 }
                 () = sleep_until(until) => {
                     // An upstream that may be waiting for the client's body is not to be blamed.
-                    let client_s_turn = writing || upload.want() == Want::Body;
+                    let client_s_turn = writing || upload.want() == Want::Body || upload.is_in_line() || upload.is_late();
                     return Err(if client_s_turn { Broken::Client } else { Broken::Upstream(ModelError::TimedOut) });
                 }
             }

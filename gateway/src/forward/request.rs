@@ -217,6 +217,7 @@ mod tests {
             add: add.into(),
             own_host: false,
             body: 0,
+            body_deadline: <_>::default(),
             trust_forwarded: false,
             request: <_>::default(),
             response: <_>::default(),

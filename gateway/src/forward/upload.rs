@@ -1,6 +1,9 @@
 //! A request's body on its way to the upstream, one piece at a time.
 
-use std::future::pending;
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+};
 
 use bytes::Bytes;
 use tokio::{sync::mpsc, time::Instant};
@@ -9,7 +12,10 @@ use super::{
     duplex::{Lost, Want},
     request::Length,
 };
-use crate::upstream::{Outgoing, Piece};
+use crate::{
+    turnstile::Line,
+    upstream::{Outgoing, Piece},
+};
 
 /// The body's state. What is held is at most one piece.
 pub(super) struct Upload {
@@ -23,6 +29,10 @@ pub(super) struct Upload {
     read: bool,
     /// When something last moved.
     moved: Instant,
+    /// When all of it must have been read.
+    deadline: Instant,
+    /// The wait for its turn to be read, of a long one.
+    turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// Why an upload ends early.
@@ -41,21 +51,21 @@ impl From<Lost> for Stopped {
 }
 
 impl Upload {
-    /// An upload of at most `limit` bytes, and the body for the request to the upstream.
-    pub(super) fn begin(length: Length, limit: u64) -> (Self, Outgoing) {
+    /// An upload of at most `limit` bytes until `deadline`, and the body for the request to the upstream.
+    pub(super) fn begin(length: Length, limit: u64, deadline: Instant) -> (Self, Outgoing) {
         let (to, body) = match length {
             Length::Empty => (None, Outgoing::empty()),
             Length::Known(n) => pieces(Some(n)),
             Length::Unknown => pieces(None),
         };
-        (Self { read: to.is_none(), to, held: None, left: limit, moved: Instant::now() }, body)
+        (Self { read: to.is_none(), to, held: None, left: limit, moved: Instant::now(), deadline, turn: None }, body)
     }
 
     /// What it wants from the client now.
     pub(super) fn want(&self) -> Want {
         match (&self.to, &self.held) {
             (_, None) if self.read => Want::Presence,
-            (Some(_), None) => Want::Body,
+            (Some(_), None) if self.turn.is_none() => Want::Body,
             // What the client sends meanwhile stays in its socket: that is the back pressure.
             _ => Want::Nothing,
         }
@@ -71,18 +81,41 @@ impl Upload {
         self.read && self.held.is_none()
     }
 
-    /// Takes what was read from the client.
-    pub(super) fn take(&mut self, data: Bytes, last: bool) -> Result<(), Stopped> {
+    /// Whether it waits for its turn, and neither for the client nor for the upstream.
+    pub(super) fn is_in_line(&self) -> bool {
+        self.held.is_none() && self.turn.is_some()
+    }
+
+    /// Until when something that may take until `until` may take, as the rest of the body must have been read by its deadline.
+    pub(super) fn in_time(&self, until: Instant) -> Instant {
+        if self.read { until } else { until.min(self.deadline) }
+    }
+
+    /// Whether it should have been read by now.
+    pub(super) fn is_late(&self) -> bool {
+        !self.read && self.deadline <= Instant::now()
+    }
+
+    /// Takes what was read from the client; what follows it waits in `line`, if there is one.
+    pub(super) fn take(&mut self, data: Bytes, last: bool, line: Option<&Line>) -> Result<(), Stopped> {
         self.moved = Instant::now();
+        self.turn = line.filter(|_| !last).cloned().map(|line| Box::pin(async move { line.pass().await }) as _);
         self.read = last;
         self.left = self.left.checked_sub(data.len() as u64).ok_or(Stopped::TooLarge)?;
         self.held = (last || !data.is_empty()).then_some(Piece { data, last });
         Ok(())
     }
 
-    /// Returns when the upstream took what is held, or said that it takes no more; never if nothing is held.
-    pub(super) async fn pass_on(&mut self) {
-        let (Some(to), Some(_)) = (&self.to, &self.held) else { return pending().await };
+    /// Returns when the upstream took what is held, or said that it takes no more, or if nothing is held, when it is the body's turn
+    /// to be read on; never if it is.
+    pub(super) async fn proceed(&mut self) {
+        let (Some(to), Some(_)) = (&self.to, &self.held) else {
+            let Some(turn) = &mut self.turn else { return pending().await };
+            turn.await;
+            self.turn = None;
+            self.moved = Instant::now();
+            return;
+        };
         let slot = to.reserve().await.ok();
         let piece = self.held.take().filter(|_| slot.is_some());
         let more = piece.as_ref().is_some_and(|piece| !piece.last);

@@ -3,6 +3,7 @@
 
 use fengda_plugins::api::{Family, Meters};
 use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
+use tokio::runtime::Handle;
 
 use super::{Sink, StoreFaults, logger, process};
 
@@ -25,6 +26,8 @@ pub(crate) const TENANT_IN_FLIGHT: Family =
     Family { name: "fengda_tenant_in_flight", help: "Requests in flight by tenant, with turns whose client left.", labels: &["tenant"] };
 pub(crate) const SESSION_MESSAGES: Family =
     Family { name: "fengda_session_messages", help: "Messages of sessions, running and waiting for their turn.", labels: &[] };
+pub(crate) const TASKS: Family =
+    Family { name: "fengda_tasks", help: "Tasks of the serving threads: connections, turns, calls and a few of each thread.", labels: &[] };
 pub(crate) const UPSTREAM_ENDPOINTS: Family = Family {
     name: "fengda_upstream_endpoints",
     help: "Endpoints of an upstream: `in` use, or `ejected` because they kept failing.",
@@ -176,7 +179,9 @@ impl Metrics {
         let meters = Meters::default();
         let make = Maker(&meters);
         make.process();
-        [IN_FLIGHT, TENANT_IN_FLIGHT, SESSION_MESSAGES, UPSTREAM_ENDPOINTS].into_iter().for_each(|family| drop(meters.gauge(family)));
+        [IN_FLIGHT, TENANT_IN_FLIGHT, SESSION_MESSAGES, TASKS, UPSTREAM_ENDPOINTS]
+            .into_iter()
+            .for_each(|family| drop(meters.gauge(family)));
         let (by_route, by_upstream) = (&["route", "tenant"], &["tenant", "upstream"]);
         let overhead = "From the head read to the first byte of the answer, without the waits for the client's body, the session's earlier \
                         messages and upstreams.";
@@ -266,6 +271,14 @@ impl Metrics {
         if let Some(expiry) = expiry {
             self.tls_expiry.with_label_values::<&str>(&[]).set(expiry);
         }
+    }
+
+    /// Has the tasks of these runtimes counted.
+    pub fn count_tasks(&self, runtimes: Vec<Handle>) {
+        self.meters.before_gather(move |readings| {
+            let tasks: usize = runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks()).sum();
+            readings.set(TASKS, &[], i64::try_from(tasks).unwrap_or(i64::MAX));
+        });
     }
 
     /// Where plugins make metrics of their own.

@@ -52,6 +52,8 @@ pub struct Shared {
     pub requests: AtomicUsize,
     /// Bytes of bodies read.
     pub read: AtomicU64,
+    /// Bodies that ended before they were whole.
+    pub cut_off: AtomicUsize,
     /// Bytes of endless bodies made.
     pub made: AtomicU64,
     /// Lets `/hold` answer and `/slow-sink` read.
@@ -231,7 +233,11 @@ fn whole(status: u16, text: &str) -> Response<Body> {
 
 async fn drain(mut body: Incoming, shared: &Shared) -> u64 {
     let mut read = 0;
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            shared.cut_off.fetch_add(1, Ordering::SeqCst);
+            break;
+        };
         let bytes = frame.into_data().map_or(0, |data| data.len() as u64);
         shared.read.fetch_add(bytes, Ordering::SeqCst);
         read += bytes;

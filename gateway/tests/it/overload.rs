@@ -264,3 +264,19 @@ async fn a_turn_that_a_fault_of_ours_ends_gives_everything_back_and_is_counted_a
     let again = gateway.say("alpha", "u", json!({ "query": "q", "message_id": "m" })).await;
     assert_eq!((again.status.as_u16(), &again.json()["seq"]), (200, &json!(1)));
 }
+
+#[tokio::test]
+async fn long_bodies_wait_for_their_tenant_s_share_of_the_thread_and_hold_up_nobody_else() {
+    let site = Site::new().tenant_beta("flow_limits: { share: 1% }").extra("limits: { body: 8MiB }");
+    let gateway = site.start();
+    let long = |tenant, size| gateway.chat(tenant, "u", &json!({ "query": "x".repeat(size) }));
+    let mut connection = Http1::connect(gateway.public()).await;
+    connection.send(long("beta", 8_000_000)).await.error(413, "body_too_large");
+    // It has used up the share of the next second on this connection's thread.
+    let next = long("beta", 1_000_000);
+    let waiting = tokio::spawn(async move { connection.send(next).await });
+    client::http1(gateway.public(), long("alpha", 1_000_000)).await.error(413, "body_too_large");
+    gateway.ask("beta", "u", "short").await;
+    assert!(!waiting.is_finished());
+    waiting.await.unwrap().error(413, "body_too_large");
+}

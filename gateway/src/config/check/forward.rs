@@ -1,10 +1,10 @@
 //! How a route passes requests on: what it does to the path and the header fields.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 
-use super::within;
+use super::{DAY, HOUR, MILLISECOND, within};
 use crate::config::{Forward, HeaderRules, diagnostic::Report, path::Path, raw};
 
 /// Fields that frame a message or belong to one connection (RFC 9110, section 7.6.1): whoever speaks on the connection sets them.
@@ -13,10 +13,14 @@ const OURS: &[&str] =
 
 /// Largest request body if the route does not say.
 const BODY: u64 = 1 << 30;
+/// How long it may take if the route does not say: far more than any that moves needs, and not for ever.
+const BODY_DEADLINE: Duration = HOUR;
 
 pub(super) fn check(raw: &raw::Route, upstream: Arc<str>, path: &Path, report: &mut Report) -> Forward {
     let body = raw.body.unwrap_or(BODY);
     within(report, path.at("body"), body, 0..=1 << 40, "0B to 1024GiB");
+    let body_deadline = raw.body_deadline.unwrap_or(BODY_DEADLINE);
+    within(report, path.at("body_deadline"), body_deadline, 100 * MILLISECOND..=7 * DAY, "100ms to 7d");
     let (strip, add) = rewrite(raw, &path.at("rewrite"), report);
     Forward {
         upstream,
@@ -24,6 +28,7 @@ pub(super) fn check(raw: &raw::Route, upstream: Arc<str>, path: &Path, report: &
         add,
         own_host: raw.host == Some(raw::Host::Upstream),
         body,
+        body_deadline,
         trust_forwarded: raw.trust_forwarded.unwrap_or(false),
         request: headers(raw.request_headers.as_ref(), &path.at("request_headers"), report),
         response: headers(raw.response_headers.as_ref(), &path.at("response_headers"), report),
@@ -36,6 +41,7 @@ pub(super) fn not_here(raw: &raw::Route, path: &Path, report: &mut Report) {
         ("rewrite", raw.rewrite.is_some()),
         ("host", raw.host.is_some()),
         ("body", raw.body.is_some()),
+        ("body_deadline", raw.body_deadline.is_some()),
         ("trust_forwarded", raw.trust_forwarded.is_some()),
         ("request_headers", raw.request_headers.is_some()),
         ("response_headers", raw.response_headers.is_some()),

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, or_default};
-use crate::config::units::{self, SizeText};
+use crate::config::units::{self, DurationText, SizeText};
 
 #[derive(Deserialize, Default, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -34,6 +34,11 @@ pub(in crate::config) struct Route {
     #[serde(deserialize_with = "units::some_size")]
     #[schemars(with = "Option<SizeText>")]
     pub(in crate::config) body: Option<u64>,
+    /// How long a request's whole body may take: 100ms to 7d, 1h by default; 408 `request_timeout`. `limits.body_deadline` is for the
+    /// other routes.
+    #[serde(deserialize_with = "units::some_duration")]
+    #[schemars(with = "Option<DurationText>")]
+    pub(in crate::config) body_deadline: Option<Duration>,
     /// Whether `X-Forwarded-*` come from a proxy of one's own, and are added to. False by default: they are replaced.
     pub(in crate::config) trust_forwarded: Option<bool>,
     /// Changes to the request's header fields.

@@ -129,6 +129,7 @@ fn a_route_passes_requests_on_as_it_says() {
     rewrite: {strip: /app/, add: /v2/}
     host: upstream
     body: 2GiB
+    body_deadline: 6h
     trust_forwarded: true
     request_headers: {set: {X-Key: secret-value}, remove: [Authorization]}
     response_headers: {remove: [server]}
@@ -137,6 +138,7 @@ fn a_route_passes_requests_on_as_it_says() {
     let Target::Forward(forward) = &config.routes[0].target else { panic!("it passes requests on") };
     assert_eq!((&*forward.upstream, &*forward.strip, &*forward.add), ("app", "/app", "/v2"));
     assert_eq!((forward.own_host, forward.body, forward.trust_forwarded), (true, 2 << 30, true));
+    assert_eq!(forward.body_deadline, Duration::from_hours(6));
     assert_eq!((forward.request.set[0].0.as_str(), forward.request.remove[0].as_str()), ("x-key", "authorization"));
     assert!(!format!("{config:?}").contains("secret-value"));
     assert!(!config.keeps_conversations());
@@ -146,19 +148,22 @@ fn a_route_passes_requests_on_as_it_says() {
 fn a_route_that_cannot_be_meant_is_refused() {
     let text = "routes:
   - {path: /a, chain: [auth, context], flow: app}
-  - {path: /b, chain: [auth, context], flow: model, rewrite: {strip: /b}, body: 1KiB, host: client}
+  - {path: /b, chain: [auth, context], flow: model, rewrite: {strip: /b}, body: 1KiB, host: client, body_deadline: 1s}
   - {path: /c, public: true, upstream: other}
   - {path: /d, public: true, upstream: app, history: true}
   - {path: /e, public: true, upstream: app, rewrite: {strip: /ex, add: v2}}
   - {path: /ef, public: true, upstream: app, rewrite: {strip: /e, add: '/a?b'}, host: theirs}
   - {path: /g, public: true, upstream: app, request_headers: {set: {Host: x, Connection: close, 'a b': c, ok: \"a\\nb\"}, remove: [TE]}}
   - {path: /h, upstream: app}
+  - {path: /i, public: true, upstream: app, body_deadline: 8d}
+  - {path: /j, public: true, upstream: app, body_deadline: soon}
 ";
     let expected = [
         "4:46: `app` is no model | name a `demo` or `answer` upstream",
         "5:53: `rewrite` is for a route with `upstream` | remove it",
         "5:81: `body` is for a route with `upstream`",
         "5:93: `host` is for a route with `upstream`",
+        "5:116: `body_deadline` is for a route with `upstream`",
         "6:40: unknown upstream `other` | known here: `app`, `model`",
         "7:5: a route has one target, this one has `history` and `upstream`",
         "7:5: a route with a flow or history needs `context`",
@@ -174,6 +179,8 @@ fn a_route_that_cannot_be_meant_is_refused() {
         "10:111: the value of a header field holds no line breaks",
         "10:129: `te` belongs to the connection",
         "11:5: nothing in this chain authenticates the client",
+        "12:60: `routes[8].body_deadline` must be 100ms to 7d",
+        "13:60: expected a duration",
     ];
     expect(&format!("{APP}{text}"), &expected);
 }

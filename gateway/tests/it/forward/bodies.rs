@@ -185,6 +185,59 @@ async fn a_client_that_stops_sending_its_body_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_body_that_keeps_coming_but_not_to_an_end_is_given_up_with_its_upstream_s_request() {
+    let (origin, gateway) = with("{ path: /, public: true, upstream: app, body_deadline: 300ms }").await;
+    let drip = |path: &str| {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n");
+        let address = gateway.public();
+        async move {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(head.as_bytes()).await.unwrap();
+            let (mut from, mut to) = client.into_split();
+            let drip = async {
+                while to.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let mut said = Vec::new();
+            let read = async { tokio::time::timeout(PATIENCE, from.read_to_end(&mut said)).await.expect("an end") };
+            let _ = tokio::join!(drip, read);
+            String::from_utf8_lossy(&said).into_owned()
+        }
+    };
+    let answer = drip("/sink").await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("\"code\":\"request_timeout\""), "{answer}");
+    wait_until(|| origin.shared.cut_off.load(Ordering::SeqCst) == 1).await;
+    // A response that has begun is cut off.
+    let answer = drip("/mirror").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("request_timeout"), "{answer}");
+    wait_until(|| gateway.running().gateway.work.is_empty()).await;
+    assert_eq!(seen(&gateway, request("POST", "/", &[], "in time")).await["body"], "in time");
+}
+
+#[tokio::test]
+async fn a_tenant_s_long_uploads_are_held_to_its_share_of_the_thread_and_others_are_not() {
+    let origin = Origin::start().await;
+    let site = Site::new().also("app", &origin.upstream()).tenant_beta("flow_limits: { share: 1% }");
+    let route = "{ path: /v2/, chain: [auth], upstream: app }\n  - { path: /, public: true, upstream: app }";
+    let gateway = site.route(route).start();
+    let bearer = format!("Bearer {}", gateway.token("beta", "u"));
+    let head = format!("POST /v2/sink HTTP/1.1\r\nhost: t\r\nauthorization: {bearer}\r\ncontent-length: {}\r\n\r\n", 64 << 20);
+    let mut held = TcpStream::connect(gateway.public()).await.unwrap();
+    let held = tokio::spawn(async move {
+        held.write_all(head.as_bytes()).await.unwrap();
+        held.write_all(&vec![b'x'; 64 << 20]).await.unwrap();
+        read_until(&mut held, &mut String::new(), "\r\n\r\n").await;
+    });
+    wait_until(|| origin.shared.requests.load(Ordering::SeqCst) == 1).await;
+    let other = "x".repeat(1 << 20).leak();
+    let reply = client::http1(gateway.public(), request("POST", "/sink", &[], other)).await;
+    assert_eq!((reply.text(), held.is_finished()), ("1048576", false));
+    held.abort();
+    wait_until(|| gateway.running().gateway.work.is_empty()).await;
+}
+
+#[tokio::test]
 async fn events_come_one_by_one() {
     let (origin, gateway) = open().await;
     let events = origin.events();
