@@ -159,13 +159,18 @@ impl Events<'_> {
         loop {
             tokio::select! {
                 biased;
-                Some(piece) = next(&mut pieces) => self.piece(&piece).await?,
+                piece = next(&mut pieces), if pieces.is_some() => match piece {
+                    Some(piece) => self.piece(&piece).await?,
+                    None if started.is_over() => pieces = None,
+                    // The turn waited for it long enough.
+                    None => return Err(self.down.give_up()),
+                },
                 outcome = started.outcome() => return Ok(outcome),
                 () = tokio::time::sleep(HEARTBEAT) => {
                     self.begin().await?;
                     self.down.heartbeat().await?;
                 }
-                () = self.down.gone() => return Err(Unwritable),
+                () = self.down.gone() => return Err(self.down.give_up()),
             }
         }
     }

@@ -54,8 +54,8 @@ pub struct Downstream {
     pieces: u32,
     /// Where the rest of a long body waits for its turn, once it has proven long.
     pub(crate) line: Option<Line>,
-    /// A write failed: what the client has of the answer is anybody's guess.
-    pub(crate) lost: bool,
+    /// By whom the answer was cut off: what the client has of it is anybody's guess.
+    pub(crate) cut: Option<Cut>,
     /// Where the request ends, and so where the next one would begin, is not known.
     broken: bool,
     /// Since when it is looked whether the client is still there.
@@ -81,7 +81,7 @@ impl Downstream {
             share: flow::Limits::default().share,
             pieces: 0,
             line: None,
-            lost: false,
+            cut: None,
             broken: false,
             watched: None,
             half_closed: false,
@@ -145,6 +145,13 @@ impl Downstream {
         }
     }
 
+    /// The status of the answer, as it is counted and logged: 499 if the client did not wait for all of it. Where protocols were
+    /// switched there is no saying what all of it is.
+    pub(crate) fn outcome(&self) -> StatusCode {
+        let whole = |status: &StatusCode| self.cut != Some(Cut::Client) || *status == StatusCode::SWITCHING_PROTOCOLS;
+        self.status.filter(whole).unwrap_or_else(|| StatusCode::from_u16(499).expect("a valid status number"))
+    }
+
     /// Gives up reading the body: where the next request would begin is not known then.
     pub(crate) fn give_up_body(&mut self) {
         self.broken = true;
@@ -172,7 +179,7 @@ impl Downstream {
     ///
     /// It may not where the framing is in doubt: what comes next could be the rest of this request, read as one of its own.
     pub async fn finish(mut self) -> Option<ReusedHttpStream> {
-        if self.lost {
+        if self.cut.is_some() {
             return None;
         }
         if !self.broken && !self.session.is_body_done() {
@@ -188,6 +195,15 @@ impl Downstream {
         let reusable = tokio::time::timeout(self.io_timeout, self.session.finish()).await.ok()?.ok()??;
         Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
     }
+}
+
+/// Who cut an answer off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The client: it went away, or is not fit to be served on.
+    Client,
+    /// The upstream that it was passed on from.
+    Upstream,
 }
 
 /// Marks a connection that has served a request before.

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use fengda_plugins::api::{Code, Reject, RequestCtx, RequestId, Summary, TraceParent};
-use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
+use http::{HeaderValue, header::RETRY_AFTER};
 use pingora_core::{
     ErrorType,
     apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
@@ -122,8 +122,7 @@ impl Proxy {
 
     /// The `log` phase, metrics and the access log.
     fn note(&self, down: &Downstream, snapshot: &Snapshot) {
-        // 499 as nginx has it: the client went away before there was an answer.
-        let status = down.status.unwrap_or_else(|| StatusCode::from_u16(499).expect("a valid status number"));
+        let status = down.outcome();
         let summary = Summary { status, duration: down.timing.elapsed() };
         if let Some(chain) = down.chain() {
             chain.log(&down.ctx, &summary);

@@ -9,7 +9,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use serde::Serialize;
 
-use crate::downstream::Downstream;
+use crate::downstream::{Cut, Downstream};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -113,9 +113,17 @@ impl Downstream {
         self.note(&written)
     }
 
+    /// Takes note that the client does not get the rest of its answer, by its own doing.
+    pub(crate) fn give_up(&mut self) -> Unwritable {
+        self.cut.get_or_insert(Cut::Client);
+        Unwritable
+    }
+
     fn note<E>(&mut self, written: &Result<pingora_core::Result<()>, E>) -> Result<(), Unwritable> {
-        self.lost |= !matches!(written, Ok(Ok(())));
-        if self.lost { Err(Unwritable) } else { Ok(()) }
+        match written {
+            Ok(Ok(())) if self.cut.is_none() => Ok(()),
+            _ => Err(self.give_up()),
+        }
     }
 
     /// The response's head, with what the chain's plugins add.

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use pingora_core::{ErrorType, protocols::http::HttpTask};
 
-use crate::{downstream::Downstream, turnstile::Line};
+use crate::{
+    downstream::{Cut, Downstream},
+    turnstile::Line,
+};
 
 /// What is wanted from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +95,10 @@ impl Downstream {
     }
 
     fn written(&mut self, done: bool) -> Result<(), Lost> {
-        self.lost |= !done;
-        if self.lost { Err(Lost::Gone) } else { Ok(()) }
+        if !done {
+            self.cut.get_or_insert(Cut::Client);
+        }
+        if self.cut.is_some() { Err(Lost::Gone) } else { Ok(()) }
     }
 }
 

@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     config::{Forward, HttpTimeouts},
-    downstream::Downstream,
+    downstream::{Cut, Downstream},
     gateway::Gateway,
     turnstile::Line,
     upstream::{Attempt, CallError, Caller, Connection, ModelError, Outgoing, Peers, Tried, Upstream},
@@ -199,7 +199,7 @@ impl Forwarding<'_> {
                 Err(Reject::new(Code::BadRequest, "the body's framing is broken"))
             }
             Stopped::Lost(Lost::Gone) => {
-                down.lost = true;
+                down.cut = Some(Cut::Client);
                 Ok(())
             }
         }

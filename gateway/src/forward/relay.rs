@@ -14,7 +14,7 @@ use super::{
     upload::{Stopped, Upload},
 };
 use crate::{
-    downstream::Downstream,
+    downstream::{Cut, Downstream},
     upstream::{Attempt, Caller, ModelError},
 };
 
@@ -76,13 +76,13 @@ impl Forwarding<'_> {
                 }
             }
             // What it has of the response must not look like all of it, and what else it sent is no request.
-            Err(Broken::Client) => down.lost = true,
+            Err(Broken::Client) => down.cut = Some(Cut::Client),
             Err(Broken::Upstream(error)) => {
                 caller.note_failure(down.ctx.request_id.as_str(), &error);
                 attempt.settle_once(attempt.outcome_of(&error));
                 // All that can still be said to the client is that this is not the end.
                 down.code = Some(Code::UpstreamFailed);
-                down.lost = true;
+                down.cut = Some(Cut::Upstream);
             }
         }
         Ok(())

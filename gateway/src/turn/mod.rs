@@ -106,7 +106,8 @@ pub enum Refused {
 /// A turn under way, as its client sees it. Dropping it cancels the turn if nobody could ever ask for its outcome again.
 pub struct Started {
     outcome: watch::Receiver<Option<Outcome>>,
-    /// Pieces of a streamed answer; what is not streamed comes only with the outcome.
+    /// Pieces of a streamed answer, until its end or until the client has kept them waiting for too long; what is not streamed comes only
+    /// with the outcome.
     pub pieces: Option<mpsc::Receiver<Text>>,
     cancel: Option<AbortHandle>,
     /// Of a copy: since when it waits for the outcome of the first.
@@ -125,6 +126,11 @@ impl Started {
             waits.add(since.elapsed());
         }
         outcome
+    }
+
+    /// Whether the turn is at its end: before it, pieces that come no more are those of a client that takes them too slowly.
+    pub fn is_over(&self) -> bool {
+        self.outcome.has_changed().is_err() || self.outcome.borrow().is_some()
     }
 
     /// Whether dropping this cancels the turn.
@@ -192,7 +198,8 @@ pub fn start(setup: &Setup<'_>, message: Message) -> Result<Started, Refused> {
         metrics: gateway.metrics.clone(),
         waits: message.waits.clone(),
     };
-    let task = task::Task::new((*gateway).clone(), (*tenant).clone(), caller, snapshot.config.turn_deadline, message, send);
+    let time = (snapshot.config.turn_deadline, snapshot.config.limits.read_timeout);
+    let task = task::Task::new((*gateway).clone(), (*tenant).clone(), caller, time, message, send);
     let in_flight = (gateway.work.token(), (*place).clone());
     let running = tokio::spawn(async move {
         let _in_flight = in_flight;

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use fengda_plugins::api::{Begin, BeginTurn, Begun, COMMIT_TIME, Commit, Committed, Text, Turn, TurnError, TurnPhase};
 use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
+    sync::mpsc::{self, error::TrySendError},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -30,6 +30,8 @@ pub(super) struct Task {
     deadline: Instant,
     message: Message,
     pieces: Option<mpsc::Sender<Text>>,
+    /// How long the client may still keep the pieces waiting, all together.
+    patience: Duration,
 }
 
 /// What a flow's run came to, before it is committed.
@@ -49,11 +51,11 @@ impl Task {
         gateway: Arc<Gateway>,
         tenant: Arc<TenantRuntime>,
         caller: Caller,
-        time: Duration,
+        (time, patience): (Duration, Duration),
         message: Message,
         pieces: Option<mpsc::Sender<Text>>,
     ) -> Self {
-        Self { gateway, tenant, caller, deadline: Instant::now() + time, message, pieces }
+        Self { gateway, tenant, caller, deadline: Instant::now() + time, message, pieces, patience }
     }
 
     pub(super) async fn run(mut self, mut lane: lanes::Place<Outcome>) {
@@ -104,7 +106,7 @@ impl Task {
 
     async fn begin(&self, phase: &dyn TurnPhase) -> Result<Begin, TurnError> {
         let _timer = self.gateway.metrics.store_seconds.begin.start_timer();
-        let lifetime = if self.message.stream { self.caller.upstream.stream_timeout() } else { Duration::ZERO };
+        let lifetime = if self.message.stream { self.caller.upstream.stream_timeout() + self.patience } else { Duration::ZERO };
         let left = self.deadline.saturating_duration_since(Instant::now()) + lifetime + COMMIT_TIME;
         let turn = BeginTurn {
             key: &self.message.key,
@@ -226,9 +228,8 @@ impl Task {
             Ending::Fallback => return Ran::Fallback(Some(reply)),
             Ending::Answer(prefix, answer) => (prefix, answer),
         };
-        let stream = self.message.stream;
-        let until = if stream { Instant::now() + self.caller.upstream.stream_timeout() } else { self.deadline };
-        let read = timeout_at(until, async {
+        let (stream, deadline) = (self.message.stream, self.deadline);
+        let reading = async {
             let mut text = String::new();
             if !prefix.is_empty() {
                 text = prefix + "\n";
@@ -239,22 +240,33 @@ impl Task {
                 self.send(piece).await;
             }
             Ok::<_, ModelError>(text)
-        });
-        match read.await {
-            Ok(Ok(text)) => Ran::Replied(reply, text.into()),
-            failed => {
-                let error = failed.map_or(ModelError::TimedOut, |read| read.err().unwrap_or(ModelError::TimedOut));
+        };
+        // A stream has a time of its own, in which the client's does not count.
+        let read = if stream { reading.await } else { timeout_at(deadline, reading).await.unwrap_or(Err(ModelError::TimedOut)) };
+        match read {
+            Ok(text) => Ran::Replied(reply, text.into()),
+            Err(error) => {
                 self.caller.note_failure(&self.message.request_id, &error);
                 if stream { Ran::Broken } else { Ran::Fallback(Some(reply)) }
             }
         }
     }
 
-    /// Hands a piece to the client's connection, waiting while it is full. A client that is gone takes no more.
+    /// Hands a piece to the client's connection, waiting while it is full. A client that is gone, or for which there is no more
+    /// patience, gets no more.
     async fn send(&mut self, piece: Text) {
-        if let Some(pieces) = &self.pieces
-            && pieces.send(piece).await.is_err()
-        {
+        let Some(pieces) = &self.pieces else { return };
+        let taken = match pieces.try_send(piece) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(piece)) => {
+                let since = Instant::now();
+                let sent = timeout(self.patience, pieces.send(piece)).await;
+                self.patience = self.patience.saturating_sub(since.elapsed());
+                matches!(sent, Ok(Ok(())))
+            }
+        };
+        if !taken {
             self.pieces = None;
         }
     }

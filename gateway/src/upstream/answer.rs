@@ -98,6 +98,7 @@ impl Client {
             max: self.config.max_answer,
             idle: self.config.first_token_timeout,
             until: Instant::now() + self.config.total_timeout,
+            unasked: None,
         };
         let Some(first) = pieces.next().await? else { return Ok(Reply::Whole(Text::default())) };
         pieces.idle = self.config.idle_timeout;
@@ -138,10 +139,22 @@ pub(super) struct Pieces {
     max: usize,
     idle: Duration,
     until: Instant,
+    /// Since when nobody has asked for more.
+    unasked: Option<Instant>,
 }
 
 impl Pieces {
+    /// The next piece. Time in which nobody asks for it is not the model's.
     pub(super) async fn next(&mut self) -> Result<Option<Text>, ModelError> {
+        if let Some(since) = self.unasked.take() {
+            self.until += since.elapsed();
+        }
+        let next = self.read_next().await;
+        self.unasked = Some(Instant::now());
+        next
+    }
+
+    async fn read_next(&mut self) -> Result<Option<Text>, ModelError> {
         loop {
             while let Some(event) = self.reader.next() {
                 match event.name.as_str() {

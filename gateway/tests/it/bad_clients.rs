@@ -132,6 +132,58 @@ async fn an_http2_client_that_takes_no_more_of_a_stream_is_let_go() {
     wait_until(|| gateway.running().gateway.work.is_empty() && gateway.running().gateway.connections.is_empty()).await;
 }
 
+/// A stream of some 300 kB that an HTTP/2 client has begun, and that its first window does not let through.
+async fn begin_long_stream(gateway: &Gateway, model: &Model) -> Connection<TcpStream> {
+    let (pieces, from) = tokio::sync::mpsc::channel(64);
+    model.plan([Behaviour::Stream(from)]);
+    let end = ["event: done\ndata: {}\n\n".to_owned(), "end".to_owned()];
+    for piece in std::iter::repeat_n(delta(&"x".repeat(10_000)), 30).chain(end) {
+        pieces.send(piece).await.unwrap();
+    }
+    let bearer = format!("Bearer {}", gateway.token("alpha", "u"));
+    let mut connection = Connection::open(gateway.public()).await;
+    connection.send(&frames::frame(frames::HEADERS, frames::END_HEADERS, 1, &frames::block(&chat(&bearer)))).await;
+    connection.send(&frames::frame(frames::DATA, frames::END_STREAM, 1, b"{\"query\":\"q\",\"stream\":true}")).await;
+    connection
+}
+
+#[tokio::test]
+async fn a_client_that_reads_a_stream_slowly_is_not_taken_for_a_slow_model() {
+    let model = Model::start().await;
+    let upstream = format!("{{ protocol: answer, endpoints: [\"http://{}\"], timeouts: {{ total: 300ms }} }}", model.addr);
+    let gateway = Site::new().upstream(&upstream).start();
+    let mut connection = begin_long_stream(&gateway, &model).await;
+    connection.next_of(frames::DATA).await.unwrap();
+    // Longer than the model may take.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    for stream in [0, 1] {
+        connection.send(&frames::frame(frames::WINDOW_UPDATE, 0, stream, &(1u32 << 24).to_be_bytes())).await;
+    }
+    let mut last = frames::Frame { kind: 0, flags: 0, stream: 0, payload: Vec::new() };
+    let mut said = Vec::new();
+    while last.flags & frames::END_STREAM == 0 {
+        last = connection.next_of(frames::DATA).await.unwrap();
+        said.extend_from_slice(&last.payload);
+    }
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("event: done") && said.contains("\"stored\":true"), "{}", &said[said.len() - 300..]);
+    assert_eq!(gateway.metric("fengda_upstream_calls_total{outcome=\"answered\",tenant=\"alpha\",upstream=\"model\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_a_stream_waiting_for_too_long_has_gone_and_the_model_is_not_blamed() {
+    let model = Model::start().await;
+    let gateway = Site::new().model(&model).extra("limits: { read_timeout: 200ms, h2_idle: 200ms }").start();
+    let _connection = begin_long_stream(&gateway, &model).await;
+    let gone = "fengda_requests_total{route=\"/v1/chat\",status=\"499\",tenant=\"alpha\"}";
+    wait_until(|| gateway.running().gateway.connections.is_empty() && gateway.running().gateway.work.is_empty()).await;
+    assert_eq!(gateway.metric(gone).await, 1.0);
+    for outcome in ["timed_out", "failed"] {
+        let blamed = format!("fengda_upstream_calls_total{{outcome=\"{outcome}\",tenant=\"alpha\",upstream=\"model\"}}");
+        assert_eq!(gateway.metric(&blamed).await, 0.0, "{outcome}");
+    }
+}
+
 #[tokio::test]
 async fn a_slow_client_that_goes_on_reading_gets_all_of_a_long_answer() {
     let model = Model::start().await;

@@ -46,6 +46,7 @@ async fn an_endless_download_waits_for_a_client_that_does_not_read() {
     // And ends with it.
     drop(client);
     wait_until(|| gateway.running().gateway.work.is_empty()).await;
+    assert_eq!(gateway.metric("fengda_requests_total{route=\"/\",status=\"499\",tenant=\"-\"}").await, 1.0);
 }
 
 #[tokio::test]
