@@ -69,14 +69,28 @@ fn cpu_time_counts_over_all_polls() {
     assert_eq!(flow.error().kind, ErrorKind::CpuBudget);
 }
 
+/// The CPU time that a turn took, and how it ended.
+fn cpu(flow: &Flow) -> (Duration, Result<Reply, ErrorKind>) {
+    let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let before = now();
+    let outcome = flow.run();
+    (now() - before, outcome.result.map_err(|e| e.kind))
+}
+
+#[test]
+fn runaway_recursion_is_no_way_around_the_budget() {
+    let mut flow = Flow::body("local function f() return 1 + f() end while true do pcall(f) end");
+    // With the whole thread, so that it takes no pauses.
+    flow.limits = Limits { cpu: Duration::from_millis(50), share: 100, ..flow.limits };
+    for _ in 0..20 {
+        let (spent, result) = cpu(&flow);
+        assert_eq!(result, Err(ErrorKind::CpuBudget));
+        assert!(spent < flow.limits.cpu * 3, "{spent:?}");
+    }
+}
+
 #[test]
 fn long_host_calls_count_in_full() {
-    let cpu = |flow: &Flow| {
-        let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
-        let before = now();
-        let outcome = flow.run();
-        (now() - before, outcome.result.map_err(|e| e.kind))
-    };
     let source = |body: &str| format!("local s = '[' .. string.rep('[],', 40000) .. '1]' return function() {body} end");
     let (one, result) = cpu(&Flow::new(&source("json.decode(s) return 'ok'")));
     assert!(result.is_ok());
