@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use fengda_plugins::api::Incident;
 use log::Level;
 use serde::{Serialize, Serializer};
 
@@ -92,6 +93,17 @@ pub enum Event<'a> {
         /// Failures since the last line that got none.
         left_out: u64,
     },
+    /// A circuit changed its state, by itself or because an operator switched it.
+    CircuitChanged {
+        /// Whose calls; `-` for those of public routes.
+        tenant: &'a str,
+        /// The upstream's configured name.
+        upstream: &'a str,
+        /// The state it had: `closed`, `half_open` or `open`.
+        from: &'a str,
+        /// The state it came into.
+        to: &'a str,
+    },
     /// An operator switched a circuit.
     CircuitSwitched {
         /// Whose calls; `-` for those of public routes.
@@ -114,6 +126,8 @@ pub enum Event<'a> {
         /// Failures since the last line that got none.
         left_out: u64,
     },
+    /// The directory of the conversations was removed or replaced while in use: those in it are gone, and a new one is made.
+    DataDirectoryGone,
     /// A client has seen turns that the store does not have. At most one line a second; the next one counts those left out.
     Gap {
         /// Whose turn.
@@ -190,6 +204,15 @@ pub enum Event<'a> {
     },
 }
 
+impl<'a> From<&Incident<'a>> for Event<'a> {
+    fn from(incident: &Incident<'a>) -> Self {
+        match *incident {
+            Incident::CircuitChanged { tenant, upstream, from, to } => Self::CircuitChanged { tenant, upstream, from, to },
+            Incident::DataDirectoryGone => Self::DataDirectoryGone,
+        }
+    }
+}
+
 /// With as many digits as mean something: microseconds.
 fn milliseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((time.as_secs_f64() * 1e6).round() / 1e3)
@@ -201,11 +224,13 @@ impl Event<'_> {
         match self {
             Self::Panicked { .. }
             | Self::ContextFailed { .. }
+            | Self::DataDirectoryGone
             | Self::ReloadRefused { .. }
             | Self::FlowRefused { .. }
             | Self::LogEmptied { .. }
             | Self::NotFlushed { .. } => Level::Error,
             Self::ConnectionRefused { .. }
+            | Self::CircuitChanged { .. }
             | Self::CircuitSwitched { .. }
             | Self::FlowFailed { .. }
             | Self::UpstreamFailed { .. }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use fengda_plugins::api::{Clock, Timestamp};
+use fengda_plugins::api::{Clock, Incident, Timestamp};
 use log::{LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 
@@ -34,6 +34,7 @@ pub fn init(level: LevelFilter) {
     log::set_max_level(level);
     // Fails only if a host program that embeds the gateway has a logger of its own: then libraries log there.
     let _ = log::set_logger(logger);
+    Incident::log_with(|incident| emit(&incident.into()));
 }
 
 static PANICS: AtomicU64 = AtomicU64::new(0);

@@ -2,7 +2,14 @@
 
 use std::fs;
 
-use super::harness::Site;
+use serde_json::json;
+
+use super::{
+    client,
+    harness::Site,
+    model::{Behaviour, Model},
+    process::{Process, message},
+};
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
@@ -47,4 +54,20 @@ async fn a_log_that_cannot_be_opened_is_a_problem_of_the_configuration_and_not_o
     let problem = refused.json()["problems"][0].as_str().unwrap().to_owned();
     assert!(problem.contains("config.yaml:1") && problem.contains("file/a.log"), "{problem}");
     assert_eq!(gateway.ask("beta", "u", "q").await["fallback"], false);
+}
+
+#[tokio::test]
+async fn operators_are_told_of_circuits_that_change_and_of_a_data_directory_that_is_gone() {
+    let model = Model::start().await;
+    let site = Site::new().model(&model).breaker("{ failures: 1, retries: 0 }");
+    let mut gateway = Process::start(&site.write(&site.config())).await;
+    model.plan([Behaviour::Status(500)]);
+    client::http1(gateway.public, message("alpha", &json!({ "query": "q" }))).await;
+    let changed = gateway.event("circuit_changed").await;
+    for (field, value) in [("level", "warn"), ("tenant", "alpha"), ("upstream", "model"), ("from", "closed"), ("to", "open")] {
+        assert_eq!(changed[field], value, "{field}");
+    }
+    fs::remove_dir_all(site.path("data")).unwrap();
+    client::http1(gateway.public, message("beta", &json!({ "query": "q" }))).await;
+    assert_eq!(gateway.event("data_directory_gone").await["level"], "error");
 }

@@ -15,6 +15,7 @@
 mod build;
 mod call;
 mod clock;
+mod incident;
 mod meter;
 #[cfg(doctest)]
 mod misuse;
@@ -28,6 +29,7 @@ mod turn;
 pub use build::{BuildCtx, Builder, PluginSpec, Problem, Registry, RegistryError, Scope, TenantBuild, parse_config, parse_items};
 pub use call::{Call, CallOutcome, CallPhase, Permit, Refusal, Switch, Verdict};
 pub use clock::{Clock, Timestamp};
+pub use incident::Incident;
 pub use meter::{Family, Kind, Meters, Readings};
 pub use plugin::{Decision, Plugin, Step, Summary};
 pub use reject::{Code, Reject};

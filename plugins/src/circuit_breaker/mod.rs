@@ -31,8 +31,8 @@ use self::{
     config::read,
 };
 use crate::api::{
-    BuildCtx, Call, CallOutcome, CallPhase, Clock, Family, Permit, Plugin, PluginSpec, Problem, Readings, Refusal, Scope, Switch, Tenant,
-    Verdict,
+    BuildCtx, Call, CallOutcome, CallPhase, Clock, Family, Incident, Permit, Plugin, PluginSpec, Problem, Readings, Refusal, Scope, Switch,
+    Tenant, Verdict,
 };
 
 pub use self::config::{Backoff, BreakerConfig, Span};
@@ -120,7 +120,7 @@ impl CircuitBreaker {
     fn changed(&self, tenant: &str, upstream: &str, from: Phase, to: Phase) {
         let [from, to] = [from, to].map(Phase::as_str);
         self.transitions.with_label_values(&[tenant, upstream, to]).inc();
-        log::warn!(target: "fengda::breaker", "circuit {from} -> {to} tenant={tenant} upstream={upstream}");
+        Incident::CircuitChanged { tenant, upstream, from, to }.log();
     }
 }
 

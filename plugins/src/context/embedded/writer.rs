@@ -23,7 +23,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    api::{Clock, TurnError},
+    api::{Clock, Incident, TurnError},
     context::Limits,
 };
 
@@ -108,7 +108,7 @@ impl Writer {
     /// A directory that was removed or replaced under us takes no more turns: what comes from now on goes into a new one.
     fn see_to_the_directory(&self) {
         if !self.disk.is_in_place() {
-            log::error!("the directory of the context store was removed or replaced while in use; the conversations in it are gone");
+            Incident::DataDirectoryGone.log();
             self.disk.reopen();
             self.table.forget_all();
         }

@@ -1,0 +1,38 @@
+//! What plugins tell operators: a closed list, as the gateway's own log events are, so that no tenant's words get into the log.
+
+use std::sync::OnceLock;
+
+/// Something that happened in a plugin and that operators want to know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incident<'a> {
+    /// A circuit changed its state: `closed`, `half_open` or `open`.
+    CircuitChanged {
+        /// Whose calls; `-` for those of public routes.
+        tenant: &'a str,
+        /// The upstream's configured name.
+        upstream: &'a str,
+        /// The state it had.
+        from: &'static str,
+        /// The state it came into.
+        to: &'static str,
+    },
+    /// The directory of the conversations was removed or replaced while in use. What comes from now on goes into a new one.
+    DataDirectoryGone,
+}
+
+/// The process's log, which all gateways in it share.
+static LOG: OnceLock<fn(&Incident<'_>)> = OnceLock::new();
+
+impl Incident<'_> {
+    /// Has all incidents of this process written by `log`, which must not block; only the first call counts.
+    pub fn log_with(log: fn(&Incident<'_>)) {
+        let _ = LOG.set(log);
+    }
+
+    /// Logs it.
+    pub fn log(&self) {
+        if let Some(log) = LOG.get() {
+            log(self);
+        }
+    }
+}
