@@ -6,7 +6,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `scene` | the gateway's configuration, the flows, the model |
+//! | `scene` | the gateway's configuration, the flows, what is behind it |
 //! | `attack` | what an aggressor does |
 //! | `client` | the victim and the aggressor |
 //! | `run` | the rounds |
