@@ -155,7 +155,11 @@ impl Cluster {
         self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Waits only for the first map.
     async fn primary(&self, slot: u16, deadline: Instant) -> Result<Arc<Node>, Failure> {
+        if let Some(node) = self.map().primary(slot) {
+            return Ok(node.clone());
+        }
         let _ = timeout_at(deadline, self.known.subscribe().wait_for(Option::is_none)).await;
         self.map().primary(slot).cloned().ok_or_else(|| Failure::Down("no primary is known for the slot".into()))
     }

@@ -113,7 +113,8 @@ impl Redis {
         self.call(&Call { script, keys, args, wait: None }, Duration::ZERO).await.map(|(value, _)| value)
     }
 
-    /// The same, and waits until so many replicas have what the script wrote, for up to `time` more. Says how many have it.
+    /// The same, and waits for up to `time` until so many replicas have what the script wrote, and for up to as long again while others
+    /// wait for theirs. Says how many have it.
     ///
     /// # Errors
     /// As [`run`](Self::run). Too few replicas are none.
@@ -125,7 +126,7 @@ impl Redis {
         replicas: u32,
         time: Duration,
     ) -> Result<(Value, u32), Fault> {
-        self.call(&Call { script, keys, args, wait: Some((replicas, time)) }, time).await
+        self.call(&Call { script, keys, args, wait: Some((replicas, time)) }, 2 * time).await
     }
 
     /// Has messages for this gateway handed to `listener` for as long as it lives.

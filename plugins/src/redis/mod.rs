@@ -21,6 +21,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod url;
+mod waits;
 mod wake;
 
 use std::sync::{Arc, OnceLock};

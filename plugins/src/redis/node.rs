@@ -2,13 +2,13 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, aio::MultiplexedConnection};
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore, watch},
@@ -18,11 +18,12 @@ use tokio::{
 
 use super::{
     Script,
-    call::{Answer, Call},
+    call::{Answer, Call, is_forgotten},
     dial::{Address, Dial, IN_FLIGHT, is_end, pause},
     fault::{Failure, is_of_server, said},
     meters::Meters,
     place::Place,
+    waits::Waits,
 };
 
 /// So many calls in a row without an answer in time, and the connection counts as broken.
@@ -47,8 +48,7 @@ pub(super) struct Node {
     place: Arc<Place>,
     around: Arc<Around>,
     calls: Link,
-    /// For calls that wait for replicas: those hold everything up that comes after them.
-    waits: OnceLock<Link>,
+    waits: Waits,
 }
 
 /// How a server does.
@@ -79,25 +79,30 @@ impl Open {
 
 impl Node {
     pub(super) fn new(place: Arc<Place>, around: Arc<Around>) -> Self {
-        Self { calls: Link::new(place.clone(), around.clone()), waits: OnceLock::new(), place, around }
+        Self { calls: Link::new(place.clone(), around.clone()), waits: Waits::default(), place, around }
     }
 
     pub(super) fn state(&self) -> State {
         self.calls.shared.state.borrow().clone()
     }
 
-    /// Calls that wait for an answer.
+    /// Calls that wait for an answer, not for replicas.
     pub(super) fn in_flight(&self) -> usize {
-        [Some(&self.calls), self.waits.get()].into_iter().flatten().map(|link| IN_FLIGHT - link.shared.free.available_permits()).sum()
+        IN_FLIGHT - self.calls.shared.free.available_permits()
     }
 
     /// Sends a call, and waits for the answer until `deadline`.
     pub(super) async fn call(&self, call: &Call<'_>, asking: bool, deadline: Instant) -> Result<Answer, Failure> {
-        let link = match call.wait {
-            None => &self.calls,
-            Some(_) => self.waits.get_or_init(|| Link::new(self.place.clone(), self.around.clone())),
+        let Some(wait) = call.wait else {
+            let value = self.calls.with(deadline, |mut connection| async move { call.send(&mut connection, asking).await });
+            return Ok((value.await?, 0));
         };
-        link.shared.call(call, asking, deadline).await
+        let ask = |source| timeout_at(deadline, self.waits.call(call.cmd(source), asking, wait, &self.place, &self.around));
+        match ask(false).await {
+            Ok(Err(Failure::Redis(error))) if is_forgotten(&error) => ask(true).await,
+            answer => answer,
+        }
+        .unwrap_or(Err(Failure::Late))
     }
 
     /// Whether it would take a write now.
@@ -108,7 +113,7 @@ impl Node {
 }
 
 /// A connection that is kept for as long as this is.
-struct Link {
+pub(super) struct Link {
     shared: Arc<Shared>,
     keeper: AbortHandle,
 }
@@ -120,11 +125,19 @@ struct Shared {
 }
 
 impl Link {
-    fn new(place: Arc<Place>, around: Arc<Around>) -> Self {
+    pub(super) fn new(place: Arc<Place>, around: Arc<Around>) -> Self {
         let runtime = around.runtime.clone();
         let shared = Arc::new(Shared { state: watch::Sender::new(State::Connecting), free: Semaphore::new(IN_FLIGHT), around });
         let keeping = shared.clone();
         Self { shared, keeper: runtime.spawn(async move { keeping.keep(&place).await }).abort_handle() }
+    }
+
+    /// Does something with the connection, for no longer than until `deadline`.
+    pub(super) async fn with<T, F>(&self, deadline: Instant, work: impl FnOnce(MultiplexedConnection) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        self.shared.with(deadline, work).await
     }
 }
 
@@ -135,10 +148,13 @@ impl Drop for Link {
 }
 
 impl Shared {
-    async fn call(&self, call: &Call<'_>, asking: bool, deadline: Instant) -> Result<Answer, Failure> {
+    async fn with<T, F>(&self, deadline: Instant, work: impl FnOnce(MultiplexedConnection) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
         let _place = self.free.try_acquire().map_err(|_| Failure::Down(format!("more than {IN_FLIGHT} calls in flight").into()))?;
         let open = self.open(deadline).await?;
-        match timeout_at(deadline, call.send(&mut open.connection.clone(), asking)).await {
+        match timeout_at(deadline, work(open.connection.clone())).await {
             Ok(Ok(answer)) => {
                 if open.late.load(Ordering::Relaxed) != 0 {
                     open.late.store(0, Ordering::Relaxed);

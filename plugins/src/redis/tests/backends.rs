@@ -1,8 +1,12 @@
 //! Every kind of server, and every way to be let in.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use redis::Value;
+use tokio::task::JoinSet;
 
 use super::{ADD, ECHO, add, begin, bytes, config, down, fails_at_once, open, standalone, up, works};
 use crate::{
@@ -129,17 +133,24 @@ async fn a_gateway_starts_without_redis_and_gets_on_when_there_is_one() {
 
 #[tokio::test]
 async fn wait_says_how_many_replicas_have_a_write() {
+    const TIME: Duration = Duration::from_millis(200);
+    let add = |redis: Arc<Redis>| async move { redis.run_and_wait(&ADD, &[b"a"], &[b"1"], 1, TIME).await };
     let server = Server::start();
     let replica = server.replica();
     let redis = open(standalone(server.port())).await;
-    let add = || redis.run_and_wait(&ADD, &[b"a"], &[b"1"], 1, Duration::from_millis(200));
-    assert_eq!(add().await, Ok((Value::Int(1), 1)));
+    assert_eq!(add(redis.clone()).await, Ok((Value::Int(1), 1)));
     replica.pause();
-    let begun = std::time::Instant::now();
-    assert_eq!(add().await, Ok((Value::Int(2), 0)));
-    assert!(begun.elapsed() >= Duration::from_millis(200));
-    // Others are not held up.
-    assert_eq!(super::add(&redis, "a", 1).await, Ok(3));
+    let begun = Instant::now();
+    assert_eq!(add(redis.clone()).await, Ok((Value::Int(2), 0)));
+    assert!(begun.elapsed() >= TIME);
+    server.cli::<()>(&["SCRIPT", "FLUSH"]).unwrap();
+    // Neither are others held up, nor are those that wait held up by each other.
+    let begun = Instant::now();
+    let waiting: JoinSet<_> = (0..20).map(|_| add(redis.clone())).collect();
+    assert!(super::add(&redis, "a", 1).await.is_ok());
+    assert!(begun.elapsed() < TIME, "{:?}", begun.elapsed());
+    assert!(waiting.join_all().await.iter().all(|result| matches!(result, Ok((_, 0)))));
+    assert!(begun.elapsed() < 10 * TIME, "{:?}", begun.elapsed());
     replica.resume();
 }
 
