@@ -32,7 +32,7 @@ use crate::{
     gateway::{Environment, Gateway},
     registry,
     snapshot::{Snapshot, Workshop},
-    telemetry::{Event, Metrics, Sink, logger},
+    telemetry::{self, Event, Metrics, Sink, logger},
     watch::{Look, watch_files},
 };
 
@@ -124,6 +124,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         config::Backend::Embedded { .. } => None,
     };
     if let Some(redis) = &redis {
+        redis.spawn(telemetry::redis::report(redis.health(), logger::emit));
         slots.redis.set(redis.clone()).ok().expect("the slots were made above");
     }
     let open = || Context::open(&context_config(&config, redis.clone()), options.clock, workshop.metrics.meters());

@@ -128,6 +128,19 @@ pub enum Event<'a> {
     },
     /// The directory of the conversations was removed or replaced while in use: those in it are gone, and a new one is made.
     DataDirectoryGone,
+    /// Redis takes no writes. At most one line a second.
+    RedisDown {
+        /// The first server's fault: its address and words; it knows no tenant text.
+        reason: &'a str,
+        /// Other primaries of the cluster do.
+        partly: bool,
+    },
+    /// Redis takes writes again.
+    RedisUp {
+        /// Milliseconds since it did not.
+        #[serde(serialize_with = "milliseconds")]
+        ms: Duration,
+    },
     /// A client has seen turns that the store does not have. At most one line a second; the next one counts those left out.
     Gap {
         /// Whose turn.
@@ -225,6 +238,7 @@ impl Event<'_> {
             Self::Panicked { .. }
             | Self::ContextFailed { .. }
             | Self::DataDirectoryGone
+            | Self::RedisDown { .. }
             | Self::ReloadRefused { .. }
             | Self::FlowRefused { .. }
             | Self::LogEmptied { .. }

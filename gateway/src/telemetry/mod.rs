@@ -5,6 +5,7 @@ mod faults;
 pub mod logger;
 pub mod metrics;
 mod process;
+pub(crate) mod redis;
 pub mod series;
 mod sink;
 mod throttle;

@@ -40,7 +40,7 @@ pub(super) struct Cluster {
     seeds: Vec<Address>,
     around: Arc<Around>,
     map: RwLock<Arc<Map>>,
-    /// Told at each new map.
+    /// Why there is no map yet; none once there is one.
     known: watch::Sender<Option<Arc<str>>>,
     /// Told when the map was seen to be behind.
     stale: Notify,
@@ -130,7 +130,7 @@ impl Cluster {
         loop {
             match self.ask().await {
                 Ok(ranges) => self.install(ranges),
-                Err(reason) => drop(self.known.send_if_modified(|known| known.is_some() && known.replace(reason.into()).is_none())),
+                Err(reason) => self.known.send_modify(|known| *known = known.take().map(|_| reason.into())),
             }
             self.around.changed.notify_one();
             sleep(LEAST).await;

@@ -148,7 +148,9 @@ impl Redis {
         };
         let result = result.map_err(Fault::from);
         let (meters, script) = (&self.around.meters, call.script.name);
-        meters.seconds.with_label_values(&[script]).observe(begun.elapsed().as_secs_f64());
+        if !matches!(result, Err(Fault::Down(_))) {
+            meters.seconds.with_label_values(&[script]).observe(begun.elapsed().as_secs_f64());
+        }
         meters.commands.with_label_values(&[script, result.as_ref().err().map_or("ok", Fault::label)]).inc();
         result
     }

@@ -191,7 +191,6 @@ impl Store for RedisStore {
     }
 
     fn health(&self) -> BoxFuture<'_, Result<(), TurnError>> {
-        let up = if self.0.redis.is_up() { Ok(()) } else { Err(TurnError::Unavailable("Redis cannot be reached".into())) };
-        Box::pin(std::future::ready(up))
+        Box::pin(async { self.0.redis.probe().await.map_err(fault) })
     }
 }

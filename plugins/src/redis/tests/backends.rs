@@ -155,7 +155,7 @@ async fn wait_says_how_many_replicas_have_a_write() {
 }
 
 #[tokio::test]
-async fn a_dropped_redis_leaves_no_connection_and_no_thread() {
+async fn a_dropped_redis_leaves_no_connection() {
     let server = Server::start();
     let clients = || server.cli::<String>(&["CLIENT", "LIST"]).unwrap().lines().count();
     let redis = open(standalone(server.port())).await;
