@@ -1,14 +1,15 @@
 //! A turn on its way to Redis, and the state that follows from it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use redis::Value;
 
 use super::{
     Inner, MAX_TURN,
     keys::{self, Parts, WAITING},
-    reply::{Reply, seal_slots, unexpected},
+    reply::{Reply, fault, seal_slots, unexpected},
     scripts::COMMIT,
+    wait::WaitFor,
 };
 use crate::{
     api::{Change, Claim, Commit, SessionState, SlotDelta, SlotValue, Slots, Turn, TurnError, Version},
@@ -75,9 +76,13 @@ impl Inner {
 
     /// On a connection that waits for replicas, if the tenant's turns do.
     async fn run_commit(&self, claim: &Claim, keys: &Parts, args: &Parts) -> Result<Value, TurnError> {
-        let waits = self.waits.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let _ = waits.get(claim.key.tenant());
-        self.run(&COMMIT, keys, args).await
+        let tenant = claim.key.tenant();
+        let Some(wanted) = self.waits.of(tenant) else { return self.run(&COMMIT, keys, args).await };
+        let WaitFor { replicas, timeout } = wanted;
+        let waited = self.redis.run_and_wait(&COMMIT, &keys.slices(), &args.slices(), replicas, timeout).await;
+        let (reply, have) = waited.map_err(fault)?;
+        self.waits.note(tenant, wanted, have, &self.clock);
+        Ok(reply)
     }
 }
 

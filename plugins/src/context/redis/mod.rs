@@ -22,24 +22,23 @@ mod reply;
 mod scripts;
 #[cfg(test)]
 mod tests;
+mod wait;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use redis::Value;
 
+pub use self::wait::WaitFor;
 use self::{
     keys::{Parts, WAITING},
     lines::Lines,
     reply::{Reply, fault},
     scripts::{LOAD, RELEASE, WAKE},
+    wait::Waits,
 };
 use super::{BeginRequest, Limits, Store, StoreBegin, Stored};
 use crate::{
-    api::{BoxFuture, Claim, Clock, Commit, SessionKey, SessionState, Step, Tenant, TurnError, UserKey, Version},
+    api::{BoxFuture, Claim, Clock, Commit, Meters, SessionKey, SessionState, Step, Tenant, TurnError, UserKey, Version},
     redis::{Listener, Redis, Script},
 };
 
@@ -49,28 +48,19 @@ const MAX_TURN: usize = 4 << 20;
 /// Conversations on Redis, as one gateway sees them.
 pub struct RedisStore(Arc<Inner>);
 
-/// How many replicas a tenant's turns are to be on before they count as stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WaitFor {
-    /// So many.
-    pub replicas: u32,
-    /// How long that may take.
-    pub timeout: Duration,
-}
-
 struct Inner {
     redis: Arc<Redis>,
     limits: Limits,
     clock: Clock,
     lines: Lines,
-    waits: RwLock<Arc<HashMap<Tenant, WaitFor>>>,
+    waits: Waits,
 }
 
 impl RedisStore {
     /// Keeps conversations on a Redis. A manual clock is that of the scripts too; without one they go by the server's.
-    pub fn new(redis: Arc<Redis>, limits: Limits, clock: Clock) -> Self {
+    pub fn new(redis: Arc<Redis>, limits: Limits, clock: Clock, meters: &Meters) -> Self {
         let limits = Limits { turns: limits.turns.max(1), ..limits };
-        let inner = Arc::new(Inner { redis, limits, clock, lines: Lines::new(), waits: RwLock::default() });
+        let inner = Arc::new(Inner { redis, limits, clock, lines: Lines::new(), waits: Waits::new(meters) });
         let listener: Arc<dyn Listener> = inner.clone();
         inner.redis.listen(Arc::downgrade(&listener));
         Self(inner)
@@ -78,7 +68,7 @@ impl RedisStore {
 
     /// Has turns of these tenants wait for replicas from now on, others not.
     pub fn wait_for(&self, waits: HashMap<Tenant, WaitFor>) {
-        *self.0.waits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(waits);
+        self.0.waits.set(waits);
     }
 }
 

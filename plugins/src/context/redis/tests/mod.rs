@@ -5,6 +5,7 @@ mod damage;
 mod gateways;
 mod limits;
 mod model;
+mod replicas;
 mod waiting;
 
 use std::{
@@ -36,15 +37,14 @@ fn config(ports: &[u16], mode: Mode) -> RedisConfig {
 
 async fn redis(ports: &[u16], mode: Mode) -> Arc<Redis> {
     let redis = Redis::open(config(ports, mode), &Meters::default()).unwrap();
-    while !redis.is_up() {
-        tokio::task::yield_now().await;
-    }
+    let mut health = redis.health();
+    tokio::time::timeout(Duration::from_secs(20), health.wait_for(|health| health.is_up())).await.unwrap().unwrap();
     redis
 }
 
 /// A gateway's store.
 async fn store(server: &Server, limits: Limits, clock: &Clock) -> RedisStore {
-    RedisStore::new(redis(&[server.port()], Mode::Standalone).await, limits, clock.clone())
+    RedisStore::new(redis(&[server.port()], Mode::Standalone).await, limits, clock.clone(), &Meters::default())
 }
 
 /// A store of this server's own time.
@@ -89,7 +89,7 @@ async fn standalone() -> Subject {
 
 async fn clustered() -> Subject {
     let (redis, clock) = (redis(&Cluster::shared().ports(), Mode::Cluster).await, clock());
-    Subject::new(Arc::new(RedisStore::new(redis, LIMITS, clock.clone())), clock, ()).apart()
+    Subject::new(Arc::new(RedisStore::new(redis, LIMITS, clock.clone(), &Meters::default())), clock, ()).apart()
 }
 
 mod alone {
