@@ -80,7 +80,7 @@ impl Inner {
         }
         let name = fastrand::u64(1..);
         let wait = u64::try_from(end.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX);
-        let mut args = self.reading();
+        let mut args = self.args_with_turns();
         args.bytes(request.message_id.expose().as_bytes());
         put_known(&mut args, request.known.map(|state| state.version));
         args.number(u64::try_from(term.as_millis()).unwrap_or(u64::MAX)).stamp(name).bytes(self.redis.name().as_bytes());
@@ -127,20 +127,49 @@ impl Inner {
         }))
     }
 
-    /// Runs the script to its end whatever becomes of who asked: a claim that nobody learns of is given up.
+    /// Runs the script to its end whatever becomes of who asked.
     async fn ask(self: &Arc<Self>, keys: Parts, args: Parts, name: u64) -> Result<Value, TurnError> {
         let (sender, answer) = oneshot::channel();
         let inner = self.clone();
         self.redis.spawn(async move {
             let reply = inner.redis.run(&BEGIN, &keys.slices(), &args.slices()).await;
-            let unknown = matches!(reply, Err(Fault::Unknown(_)));
-            if sender.send(reply).is_err() || unknown {
-                let mut args = inner.args();
-                args.bytes(b"").stamp(name);
-                let _ = inner.run(&RELEASE, &keys.first(WAITING + 1), &args).await; // if it fails, the claim lapses
-            }
+            drop(sender.send(Answer { reply: Some(reply), inner, keys, name })); // if nobody is there, it comes back
         });
-        let reply = answer.await.map_err(|_| TurnError::Unavailable("the thread of Redis has ended".into()))?;
-        reply.map_err(fault)
+        let answer = answer.await.map_err(|_| TurnError::Unavailable("the thread of Redis has ended".into()))?;
+        answer.take().map_err(fault)
+    }
+}
+
+/// What Redis said to one who asked for a session. Unless it is taken, the claim that may be in it is given up.
+struct Answer {
+    reply: Option<Result<Value, Fault>>,
+    inner: Arc<Inner>,
+    keys: Parts,
+    /// Of the claim.
+    name: u64,
+}
+
+impl Answer {
+    /// The answer. If it is unknown, so is whether the claim was made.
+    fn take(mut self) -> Result<Value, Fault> {
+        match self.reply.take().expect("taken only here, which consumes it") {
+            Err(Fault::Unknown(why)) => {
+                self.reply = Some(Err(Fault::Unknown(why.clone())));
+                Err(Fault::Unknown(why))
+            }
+            reply => reply,
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.reply.is_some() {
+            let (inner, keys, mut args) = (self.inner.clone(), self.keys.first(WAITING + 1), self.inner.args());
+            args.bytes(b"").stamp(self.name);
+            self.inner.redis.spawn(async move {
+                let _ = inner.run(&RELEASE, &keys, &args).await; // if it fails, the claim lapses
+            });
+        }
     }
 }

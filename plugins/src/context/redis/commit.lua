@@ -1,104 +1,121 @@
 -- Appends a turn, changes slots, renews the expiry and gives up the claim.
 --
--- ARGV  time, turns, bytes, message id, fence, '1' if the claim has lapsed by the caller's clock, the version, user's version, epoch and
---       number that the turn began with, the new version, the user's new version, the turn's record, the session's slots, ms to keep,
---       the session's id, then for each change of a user's slot: 'set', 'add' or 'remove', name, value
+-- ARGV  time, turns, message id, fence, '1' if the claim has lapsed by the caller's clock; the version, user's version, epoch and number
+--       that the turn began with; the new version, the user's new version, the turn's record, the session's slots, ms to keep, the
+--       session's id; then for each change of a user's slot: 'set', 'add' or 'remove', name, value
 -- ->    repeated, seq, record, state | lost | stored[, user's version, user's slots]
-local turns, bytes, id, keep, sid = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[15]), ARGV[16]
-local CHANGES = 17
+local turns, id, fence, lapsed = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+local base = { v = ARGV[6], u = ARGV[7], e = ARGV[8], n = tonumber(ARGV[9]) }
+local next_v, next_u, record, slots, keep, sid = ARGV[10], ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[14]), ARGV[15]
+local CHANGES = 16
+local changes_slots = #ARGV >= CHANGES
 
-local u = read_user()
-local s = read_session(u)
-local c = read_claim()
-local mine = c and c.fence == ARGV[5]
-call('LLEN', W)
-call('ZSCORE', I, sid)
-
-local seq, record = find_turn(s, id, bytes)
-if seq then
-  local reply = { 'repeated', seq, record, state(s, u, turns, bytes) }
-  if mine and c.till > 0 then
+local function repeated(s, u, c, seq, first)
+  local reply = { 'repeated', seq, first, state(s, u, turns) }
+  if c and c.fence == fence and c.till > 0 then
     call('DEL', C)
     wake()
   end
   return reply
 end
 
--- What had not expired when the turn began goes on although it has by now; what had expired then is replaced.
-if s.expired and ARGV[7] == NONE then s = no_session(u) end
-if s.v ~= ARGV[7] or epoch(s, u) ~= ARGV[9] then return { 'lost' } end
-if s.n ~= tonumber(ARGV[10]) then corrupt('a number does not follow') end
 -- A claim that is gone without having lapsed went with a server: if nobody wrote and nobody else claims, the turn is as good.
-if c then
-  if not mine or c.till <= now or c.e ~= ARGV[9] then return { 'lost' } end
-elseif ARGV[6] == '1' then
-  return { 'lost' }
+local function is_claimed(c)
+  if not c then return not lapsed end
+  return c.fence == fence and c.till > now and c.e == base.e
 end
 
--- The user's slots that change, by name; false for one that goes.
-local changed, count = {}, u.k
-local function present(name)
-  if changed[name] ~= nil then return changed[name] end
-  if u.expired or call('HSTRLEN', U, ':' .. name) == 0 then return false end
-  return unseal(U .. ':' .. name, call('HGET', U, ':' .. name))
+local function present_slot(u, name)
+  local field = ':' .. name
+  return not u.expired and call('HSTRLEN', U, field) > 0 and unseal(U .. field, call('HGET', U, field))
 end
-local function added(before, by)
+
+local function sum(before, by)
   if not before then return by end
-  if before:byte() ~= 1 then return nil end
+  if before:byte() ~= 1 then return nil end -- no number
   return '\1' .. struct.pack('<d', struct.unpack('<d', before, 2) + struct.unpack('<d', by, 2))
 end
-if u.k > 0 then bounded(U, MAX_HASH) end
-for i = CHANGES, #ARGV, 3 do
-  local change, name, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local before = present(name)
-  if change == 'remove' then
-    value = false
-  elseif not before and count >= MAX_SLOTS then
-    value = nil
-  elseif change == 'add' then
-    value = added(before, value)
-  end
-  if value ~= nil then
-    count = count + (value and 1 or 0) - (before and 1 or 0)
-    changed[name] = value
-  end
-end
 
-local reply = { 'stored' }
-if u.v ~= ARGV[8] then
-  local slots = read_slots(u)
-  for name, value in pairs(changed) do slots[name] = value or nil end
-  reply = { 'stored', #ARGV >= CHANGES and ARGV[12] or u.v, flat(slots) }
-end
-
--- All is read; from here on it is written.
-if s.k == 0 then call('UNLINK', T) end
-call('RPUSH', T, id, ARGV[13])
-call('LTRIM', T, -2 * turns, -1)
-s.v, s.n, s.k, s.x = ARGV[11], s.n + 1, math.min(s.k + 1, turns), now + keep
-write_session(s)
-call('HSET', S, 'd', ARGV[14])
-call('PEXPIRE', S, keep)
-call('PEXPIRE', T, keep)
-
-if u.there or #ARGV >= CHANGES then
-  if u.expired then call('DEL', U) end
-  for name, value in pairs(changed) do
-    if value then
-      call('HSET', U, ':' .. name, seal(U .. ':' .. name, value))
-    else
-      call('HDEL', U, ':' .. name)
+-- The user's slots that change, by name, false for one that goes; and how many there are then.
+local function changed_slots(u)
+  local changed, count = {}, u.k
+  if changes_slots and u.k > 0 then bounded(U, MAX_HASH) end
+  for i = CHANGES, #ARGV, 3 do
+    local change, name, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+    local before = changed[name]
+    if before == nil then before = present_slot(u, name) end
+    if change == 'remove' then
+      value = false
+    elseif not before and count >= MAX_SLOTS then
+      value = nil
+    elseif change == 'add' then
+      value = sum(before, value)
+    end
+    if value ~= nil then
+      count = count + (value and 1 or 0) - (before and 1 or 0)
+      changed[name] = value
     end
   end
-  if #ARGV >= CHANGES then u.v = ARGV[12] end
+  return changed, count
+end
+
+local function append(s)
+  if s.k == 0 then call('UNLINK', T) end
+  call('RPUSH', T, id, record)
+  s.v, s.n, s.k, s.b, s.x = next_v, s.n + 1, s.k + 1, s.b + #id + #record, now + keep
+  if s.k > turns then
+    for _, part in ipairs(call('LPOP', T, 2 * (s.k - turns))) do s.b = math.max(s.b - #part, 0) end
+    s.k = turns
+  end
+  write_session(s)
+  call('HSET', S, 'd', slots)
+  call('PEXPIRE', S, keep)
+  call('PEXPIRE', T, keep)
+  for _, old in ipairs(call('ZRANGE', I, '-inf', now, 'BYSCORE', 'LIMIT', 0, 16)) do call('ZREM', I, old) end
+  call('ZADD', I, s.x, sid)
+  outlive(I, keep)
+end
+
+local function renew_user(u, changed, count)
+  if u.expired then call('DEL', U) end
+  for name, value in pairs(changed) do
+    local field = ':' .. name
+    if value then
+      call('HSET', U, field, seal(U .. field, value))
+    else
+      call('HDEL', U, field)
+    end
+  end
+  if changes_slots then u.v = next_u end
   u.k, u.x = count, now + keep
   write_user(u)
   outlive(U, keep)
 end
 
-for _, old in ipairs(call('ZRANGE', I, '-inf', now, 'BYSCORE', 'LIMIT', 0, 16)) do call('ZREM', I, old) end
-call('ZADD', I, s.x, sid)
-outlive(I, keep)
+local u = read_user()
+local s = read_session(u)
+local c = read_claim()
+call('LLEN', W)
+call('ZSCORE', I, sid)
+
+local seq, first = find_turn(s, id)
+if seq then return repeated(s, u, c, seq, first) end
+-- What had not expired when the turn began goes on although it has by now; what had expired then is replaced.
+if s.expired and base.v == NONE then s = no_session(u) end
+if s.v ~= base.v or epoch(s, u) ~= base.e or not is_claimed(c) then return { 'lost' } end
+if s.n ~= base.n then corrupt('a number does not follow') end
+if s.k >= turns then bounded(T, s.b) end
+
+local changed, count = changed_slots(u)
+local reply = { 'stored' }
+if u.v ~= base.u then
+  local all = read_slots(u)
+  for name, value in pairs(changed) do all[name] = value or nil end
+  reply = { 'stored', changes_slots and next_u or u.v, flat(all) }
+end
+
+append(s)
+if u.there or changes_slots then renew_user(u, changed, count) end
 call('DEL', C)
 wake()
 return reply

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::Value;
 
 use super::{
-    Inner, MAX_TURN,
+    Inner,
     keys::{self, Parts, WAITING},
     reply::{Reply, fault, seal_slots, unexpected},
     scripts::COMMIT,
@@ -28,7 +28,7 @@ impl Inner {
         let (keys, q, user_slots) = (keys::session(&claim.key), commit.q.clone(), commit.user_slots.clone());
         self.lines.settled(keys.get(WAITING)).await;
         let next = self.next(base, commit);
-        let args = self.commit_args(claim, base, &next, &user_slots)?;
+        let args = self.commit_args(claim, base, &next, &user_slots);
         let mut reply = Reply::of(self.run_commit(claim, &keys, &args).await?)?;
         match &*reply.bytes()? {
             b"stored" => next.stored(base, &user_slots, self.limits.turns, &mut reply),
@@ -58,12 +58,9 @@ impl Inner {
         Next { turn: Arc::new(turn), slots, version: Version { session: fastrand::u64(1..), user: fastrand::u64(1..) } }
     }
 
-    fn commit_args(&self, claim: &Claim, base: &SessionState, next: &Next, user_slots: &[SlotDelta]) -> Result<Parts, TurnError> {
+    fn commit_args(&self, claim: &Claim, base: &SessionState, next: &Next, user_slots: &[SlotDelta]) -> Parts {
         let record = codec::encode_turn(&codec::turn_place(claim.key.as_bytes(), next.turn.seq), &next.turn);
-        if record.len() > MAX_TURN {
-            return Err(TurnError::Unavailable(format!("a turn of {} bytes is too large to be stored", record.len())));
-        }
-        let mut args = self.reading();
+        let mut args = self.args_with_turns();
         args.bytes(next.turn.message_id.expose().as_bytes()).number(claim.fence);
         args.bytes(if self.clock.now() >= claim.until { b"1" } else { b"0" });
         args.stamp(base.version.session).stamp(base.version.user).stamp(base.epoch).number(base.seq);
@@ -71,7 +68,7 @@ impl Inner {
         args.bytes(&record).bytes(&seal_slots(&claim.key, next.version.session, &next.slots));
         args.number(self.keep()).bytes(&keys::id(&claim.key));
         user_slots.iter().for_each(|delta| put_change(&mut args, delta));
-        Ok(args)
+        args
     }
 
     /// On a connection that waits for replicas, if the tenant's turns do.

@@ -6,7 +6,7 @@ if not read_u then u = { e = NONE } end
 local read, s = pcall(read_session, u)
 if not read or s.expired then s = no_session(u) end
 
-s.v, s.k, s.e = ARGV[3], 0, ARGV[3]
+s.v, s.k, s.b, s.e = ARGV[3], 0, 0, ARGV[3]
 if s.x <= now then s.x = now + tonumber(ARGV[2]) end
 call('UNLINK', S, T, C)
 write_session(s)

@@ -1,9 +1,9 @@
 -- Reads a session.
 --
--- ARGV  time, turns, bytes, known version, known version of the user
+-- ARGV  time, turns, known version, known version of the user
 -- ->    unchanged | state, state
 local u = read_user()
 local s = read_session(u)
 if s.expired then s = no_session(u) end
-if ARGV[4] == s.v and ARGV[5] == u.v then return { 'unchanged' } end
-return { 'state', state(s, u, tonumber(ARGV[2]), tonumber(ARGV[3])) }
+if ARGV[3] == s.v and ARGV[4] == u.v then return { 'unchanged' } end
+return { 'state', state(s, u, tonumber(ARGV[2])) }

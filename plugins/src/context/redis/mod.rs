@@ -42,9 +42,6 @@ use crate::{
     redis::{Listener, Redis, Script},
 };
 
-/// Largest record of a turn in bytes: four times what a request may hold by default. One that is larger is not stored, and none is read.
-const MAX_TURN: usize = 4 << 20;
-
 /// Conversations on Redis, as one gateway sees them.
 pub struct RedisStore(Arc<Inner>);
 
@@ -84,10 +81,10 @@ impl Inner {
         args
     }
 
-    /// The same, and how much of a session may be read: turns, and their bytes in all.
-    fn reading(&self) -> Parts {
+    /// The same, and how many turns are kept.
+    fn args_with_turns(&self) -> Parts {
         let mut args = self.args();
-        args.number(self.limits.turns as u64).number((self.limits.turns * MAX_TURN) as u64);
+        args.number(self.limits.turns as u64);
         args
     }
 
@@ -96,7 +93,7 @@ impl Inner {
     }
 
     async fn load(&self, key: &SessionKey, known: Option<Version>) -> Result<Option<Arc<SessionState>>, TurnError> {
-        let mut args = self.reading();
+        let mut args = self.args_with_turns();
         put_known(&mut args, known);
         let mut reply = Reply::of(self.run(&LOAD, &keys::session(key), &args).await?)?;
         match &*reply.bytes()? {

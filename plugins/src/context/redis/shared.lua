@@ -6,8 +6,8 @@ local U, I, S, T, C, W = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
 local NONE = ('0'):rep(16) -- the version, or epoch, of what is not there
 local MAX_HEAD = 256       -- bytes
-local MAX_HASH = 1048576   -- bytes: 64 slots and what is around them take a third of it
 local MAX_SLOTS = 64
+local MAX_HASH = 5000 * MAX_SLOTS -- bytes
 
 local call = redis.call
 local clock = call('TIME')
@@ -29,9 +29,9 @@ local function unseal(place, sealed)
   return value
 end
 
--- Refuses a value that is larger than ours can be before it is read.
-local function bounded(key, most)
-  if (call('MEMORY', 'USAGE', key, 'SAMPLES', 0) or 0) > most then corrupt('a value is too large') end
+-- Refuses a value, before it is read, that takes more memory than one of so many bytes can with all that is around them.
+local function bounded(key, bytes)
+  if (call('MEMORY', 'USAGE', key, 'SAMPLES', 0) or 0) > 2 * bytes + 65536 then corrupt('a value is too large') end
 end
 
 -- Has a key live so many ms at least.
@@ -67,9 +67,9 @@ local function write_user(u)
   call('HSET', U, 'h', seal(U, ('%s %s %d %.0f'):format(u.e, u.v, u.k, u.x)))
 end
 
--- The session: version, number of the newest turn, count of the kept ones, its own epoch, the user's epoch it is of, its expiry.
+-- The session: version, number of the newest turn, count and bytes of the kept ones, its own epoch, the user's epoch it is of, its expiry.
 local function no_session(u)
-  return { v = NONE, n = 0, k = 0, e = NONE, u = u.e, x = 0 }
+  return { v = NONE, n = 0, k = 0, b = 0, e = NONE, u = u.e, x = 0 }
 end
 
 -- The session as it stands, expired or not. One of an older epoch of its user reads as erased: only its number goes on.
@@ -79,14 +79,14 @@ local function read_session(u)
     if call('EXISTS', T) == 1 then corrupt('turns have no session') end
     return no_session(u)
   end
-  local v, n, k, e, of, x = value:match('^(%x+) (%d+) (%d+) (%x+) (%x+) (%d+)$')
+  local v, n, k, b, e, of, x = value:match('^(%x+) (%d+) (%d+) (%d+) (%x+) (%x+) (%d+)$')
   if not v then corrupt('a session cannot be read') end
-  local s = { v = v, n = tonumber(n), k = tonumber(k), e = e, u = of, x = tonumber(x) }
+  local s = { v = v, n = tonumber(n), k = tonumber(k), b = tonumber(b), e = e, u = of, x = tonumber(x) }
   s.expired = s.x <= now
   if of == u.e then
     if call('LLEN', T) ~= 2 * s.k then corrupt('turns are missing') end
   elseif u.there or s.expired then
-    s.k, s.e, s.u = 0, NONE, u.e
+    s.k, s.b, s.e, s.u = 0, 0, NONE, u.e
   else
     corrupt('the user is missing')
   end
@@ -94,7 +94,7 @@ local function read_session(u)
 end
 
 local function write_session(s)
-  call('HSET', S, 'h', seal(S, ('%s %.0f %d %s %s %.0f'):format(s.v, s.n, s.k, s.e, s.u, s.x)))
+  call('HSET', S, 'h', seal(S, ('%s %.0f %d %.0f %s %s %.0f'):format(s.v, s.n, s.k, s.b, s.e, s.u, s.x)))
 end
 
 -- Changes with each erasure of the session or of its user.
@@ -133,10 +133,10 @@ local function wake_or_remove()
 end
 
 -- The kept turn that a message made: its number and record.
-local function find_turn(s, id, bytes)
+local function find_turn(s, id)
   local at = s.k > 0 and not s.expired and call('LPOS', T, id, 'RANK', -1)
   if not at then return nil end
-  bounded(T, bytes)
+  bounded(T, s.b)
   return s.n - s.k + 1 + at / 2, call('LINDEX', T, at + 1)
 end
 
@@ -163,11 +163,11 @@ local function flat(slots)
 end
 
 -- A session that is not expired, as a reply has it.
-local function state(s, u, turns, bytes)
+local function state(s, u, turns)
   local slots, kept, records = '', math.min(s.k, turns), {}
   if s.k > 0 then
     bounded(S, MAX_HASH)
-    bounded(T, bytes)
+    bounded(T, s.b)
     slots = call('HGET', S, 'd') or corrupt('slots are missing')
     records = call('LRANGE', T, -2 * kept, -1)
   end

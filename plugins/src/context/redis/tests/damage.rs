@@ -3,11 +3,7 @@
 use super::{Subject, keys, send, shared, standalone};
 use crate::{
     api::{Change, Commit, SessionKey, SlotDelta, SlotValue, TurnError},
-    context::{
-        conformance::{LIMITS, commit},
-        redis::MAX_TURN,
-        settle,
-    },
+    context::{conformance::commit, settle},
 };
 
 /// Which of a session's keys.
@@ -207,15 +203,23 @@ async fn a_commit_over_another_type_writes_nothing() {
 #[tokio::test]
 async fn a_giant_value_is_refused_before_it_is_sent() {
     let d = intact().await;
-    let giant = vec![b'x'; MAX_TURN * LIMITS.turns + 1];
+    let giant = vec![b'x'; 1 << 20];
     d.with("a giant turn", TURNS, |d| d.send("LSET", &[&d.name(TURNS), b"1", &giant])).await;
     d.with("giant slots", SESSION, |d| d.send("HSET", &[&d.name(SESSION), b"d", &giant])).await;
     d.with("a giant head", SESSION, |d| d.send("HSET", &[&d.name(SESSION), b"h", &giant])).await;
     d.with("a giant user", USER, |d| d.send("HSET", &[&d.name(USER), b":t", &giant])).await;
     d.with("a giant claim", CLAIM, |d| d.send("SET", &[&d.name(CLAIM), &giant])).await;
-    let (claim, base) = d.s.claim(&d.key, "m3").await;
-    let large = Commit { a: "x".repeat(MAX_TURN).into(), ..commit("m3") };
-    assert!(matches!(d.s.store().commit(&claim, &base, large).await, Err(TurnError::Unavailable(_))), "nor is one written");
+}
+
+#[tokio::test]
+async fn what_was_written_is_never_too_large_to_be_read() {
+    let s = standalone().await;
+    for (i, size) in [1, 5 << 20, 100, 1 << 20, 3, 70_000, 2, 1, 1].into_iter().enumerate() {
+        let (claim, base) = s.claim(&s.session("a"), &format!("m{i}")).await;
+        let large = Commit { a: "x".repeat(size).into(), ..commit(&format!("m{i}")) };
+        let stored = s.store().commit(&claim, &base, large).await.unwrap();
+        assert_eq!(s.state(&s.session("a")).await.turns, stored.state.turns);
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,18 @@
 //! Waiting for a session that another gateway holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{all_expire, gateways::two, send, store};
 use crate::{
     api::Clock,
     context::{
+        StoreBegin,
         conformance::{LIMITS, Subject, commit},
         redis::keys,
     },
@@ -98,4 +105,55 @@ async fn one_who_is_woken_and_gone_lets_the_next_gateway_by() {
     let next = async { tokio::time::timeout(Duration::from_millis(900), next).await.expect("sooner than they would ask by themselves") };
     let ((claim, _), ()) = tokio::join!(next, release);
     second.store().release(&claim);
+}
+
+#[tokio::test]
+async fn a_begin_that_is_given_up_on_its_way_leaves_no_claim() {
+    let server = Server::start();
+    let (first, second) = two(&server).await;
+    let key = first.session("a");
+    for i in 0..50 {
+        let id = format!("m{i}");
+        let mut gone = Box::pin(first.begin(&key, &id, None));
+        let sent = Duration::from_micros(20 * i);
+        let answered = tokio::time::timeout(sent, &mut gone).await; // or not sent, or on its way
+        drop(gone);
+        if let Ok(Ok(StoreBegin::Claimed { claim, .. })) = answered {
+            first.store().release(&claim);
+        }
+        let next = tokio::time::timeout(Duration::from_millis(900), second.claim(&key, &id)).await;
+        let (claim, _) = next.expect("sooner than they would ask by themselves");
+        second.store().release(&claim);
+    }
+}
+
+#[test]
+fn a_session_has_one_holder_at_any_time_among_all_gateways() {
+    let server = Server::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (first, second) = runtime.block_on(two(&server));
+    let (held, committed) = (AtomicBool::new(false), AtomicU64::new(0));
+    let work = async |s: &Subject, thread: usize| {
+        for i in 0..40 {
+            let id = format!("m{thread}-{i}");
+            let (claim, state) = s.claim(&first.session("a"), &id).await;
+            assert!(!held.swap(true, Ordering::AcqRel), "two holders");
+            assert_eq!(state.seq, committed.load(Ordering::Acquire), "not the present state");
+            let gives_up = (thread + i) % 5 == 0;
+            committed.fetch_add(u64::from(!gives_up), Ordering::AcqRel);
+            held.store(false, Ordering::Release);
+            if gives_up {
+                s.store().release(&claim);
+            } else {
+                s.store().commit(&claim, &state, commit(&id)).await.unwrap();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let (work, s) = (&work, if thread % 2 == 0 { &first } else { &second });
+            scope.spawn(move || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work(s, thread)));
+        }
+    });
+    assert_eq!(committed.into_inner(), 6 * 32);
 }
