@@ -7,7 +7,7 @@ use std::{
 };
 
 use fengda_plugins::{
-    api::{BuildCtx, Clock, Code, Plugin, Readings, Registry, Reject, Switch, Tenant, TenantBuild, Text, Timestamp},
+    api::{BuildCtx, Clock, Code, Plugin, Readings, Registry, Reject, Switch, Tenant, TenantBuild, Text, Timestamp, WaitFor},
     units::Percent,
 };
 use serde::Serialize;
@@ -276,6 +276,8 @@ pub struct TenantRuntime {
     pub canned: Arc<BTreeMap<String, Text>>,
     /// The text for when a model or the flow fails.
     pub busy: Text,
+    /// Which replicas its turns wait for.
+    pub wait: Option<WaitFor>,
     /// Its requests in flight.
     pub share: Arc<Share>,
     /// How many of them there may be.
@@ -297,6 +299,7 @@ impl TenantRuntime {
             limits: flow::Limits { cpu, share, memory, output, effects, log_lines },
             canned: config.canned.clone(),
             busy: config.canned.get("busy").cloned().unwrap_or_default(),
+            wait: config.wait.map(|config::Wait { replicas, timeout }| WaitFor { replicas, timeout }),
             share: before.map(|b| b.share.clone()).unwrap_or_default(),
             in_flight: config.in_flight.unwrap_or(usize::MAX),
             metrics: TenantMetrics::of(&workshop.metrics, config.tenant.name()),

@@ -141,6 +141,17 @@ pub enum Event<'a> {
         #[serde(serialize_with = "milliseconds")]
         ms: Duration,
     },
+    /// A turn was stored, but not on as many replicas in time as its tenant wants. At most one line a second; the next one counts those left out.
+    ReplicasShort {
+        /// Whose turn.
+        tenant: &'a str,
+        /// How many were to have it.
+        wanted: u32,
+        /// How many had it.
+        have: u32,
+        /// Such turns since the last line that got none.
+        left_out: u64,
+    },
     /// A client has seen turns that the store does not have. At most one line a second; the next one counts those left out.
     Gap {
         /// Whose turn.
@@ -222,6 +233,7 @@ impl<'a> From<&Incident<'a>> for Event<'a> {
         match *incident {
             Incident::CircuitChanged { tenant, upstream, from, to } => Self::CircuitChanged { tenant, upstream, from, to },
             Incident::DataDirectoryGone => Self::DataDirectoryGone,
+            Incident::ReplicasShort { tenant, wanted, have, left_out } => Self::ReplicasShort { tenant, wanted, have, left_out },
         }
     }
 }
@@ -245,6 +257,7 @@ impl Event<'_> {
             | Self::NotFlushed { .. } => Level::Error,
             Self::ConnectionRefused { .. }
             | Self::CircuitChanged { .. }
+            | Self::ReplicasShort { .. }
             | Self::CircuitSwitched { .. }
             | Self::FlowFailed { .. }
             | Self::UpstreamFailed { .. }

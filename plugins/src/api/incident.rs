@@ -18,6 +18,17 @@ pub enum Incident<'a> {
     },
     /// The directory of the conversations was removed or replaced while in use. What comes from now on goes into a new one.
     DataDirectoryGone,
+    /// A turn was stored, but not on as many replicas in time as its tenant wants. Reported at most once a second.
+    ReplicasShort {
+        /// Whose turn.
+        tenant: &'a str,
+        /// How many were to have it.
+        wanted: u32,
+        /// How many had it.
+        have: u32,
+        /// Such turns since the last report that were not reported.
+        left_out: u64,
+    },
 }
 
 /// The process's log, which all gateways in it share.

@@ -38,7 +38,7 @@ pub use tenant::{IdError, MAX_ID, SessionKey, Tenant, UserKey, check_id};
 pub use text::{Secret, Text};
 pub use turn::{
     Begin, BeginTurn, Begun, COMMIT_TIME, Change, Claim, Commit, Committed, Limited, MAX_SLOT_BYTES, MAX_SLOT_NAME, MAX_SLOTS,
-    SessionState, SlotDelta, SlotValue, Slots, Turn, TurnError, TurnPhase, UserLimit, Version,
+    SessionState, SlotDelta, SlotValue, Slots, Turn, TurnError, TurnPhase, UserLimit, Version, WaitFor,
 };
 
 /// A boxed future, as the phases that may wait return it.

@@ -251,6 +251,18 @@ pub struct Commit {
     pub slots: Vec<SlotDelta>,
     /// Changes to the user's slots, in order.
     pub user_slots: Vec<SlotDelta>,
+    /// What to wait for before it counts as kept.
+    pub wait: Option<WaitFor>,
+}
+
+/// How many replicas of the store are to have a turn before it counts as kept. If too few have it in time, it is kept all the same,
+/// counted and said in the log. A store without replicas waits for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitFor {
+    /// So many.
+    pub replicas: u32,
+    /// How long that may take.
+    pub timeout: Duration,
 }
 
 /// A turn that is kept.

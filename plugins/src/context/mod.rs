@@ -1,6 +1,6 @@
 //! The context plugin: conversations that survive restarts, kept hot in memory.
 //!
-//! [`Store`] is what keeps them ([`embedded`] on the local disk), [`cache`] holds the recent ones in front of it, and [`Context`]
+//! [`Store`] is what keeps them ([`embedded`] on the local disk, [`redis`] for many gateways), [`cache`] holds the recent ones in front of it, and [`Context`]
 //! joins the two behind the contract's `turn` phase ([`phase`]). Turns that are answered while the store is away wait in a [`spool`]. The gateway opens one [`Context`] per process and gives it to [`spec`]; routes share it.
 
 mod aside;
@@ -112,7 +112,7 @@ impl Context {
         let limits = Limits { turns: config.history_turns, keep: config.history_keep };
         let store: Arc<dyn Store> = match &config.backend {
             Backend::Embedded(durability) => Arc::new(Embedded::open(&config.dir, *durability, limits, clock.clone())?),
-            Backend::Redis(redis) => Arc::new(RedisStore::new(redis.clone(), limits, clock.clone())),
+            Backend::Redis(redis) => Arc::new(RedisStore::new(redis.clone(), limits, clock.clone(), meters)),
         };
         Self::new(store, config, clock, meters)
     }

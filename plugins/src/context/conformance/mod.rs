@@ -193,6 +193,7 @@ pub fn commit(id: &str) -> Commit {
         handoff: false,
         slots: Vec::new(),
         user_slots: Vec::new(),
+        wait: None,
     }
 }
 

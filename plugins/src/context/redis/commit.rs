@@ -9,10 +9,9 @@ use super::{
     keys::{self, Parts, WAITING},
     reply::{Reply, fault, seal_slots, unexpected},
     scripts::COMMIT,
-    wait::WaitFor,
 };
 use crate::{
-    api::{Change, Claim, Commit, SessionState, SlotDelta, SlotValue, Slots, Turn, TurnError, Version},
+    api::{Change, Claim, Commit, SessionState, SlotDelta, SlotValue, Slots, Turn, TurnError, Version, WaitFor},
     context::{Stored, codec},
 };
 
@@ -25,11 +24,11 @@ struct Next {
 
 impl Inner {
     pub(super) async fn commit(&self, claim: &Claim, base: &Arc<SessionState>, commit: Commit) -> Result<Stored, TurnError> {
-        let (keys, q, user_slots) = (keys::session(&claim.key), commit.q.clone(), commit.user_slots.clone());
+        let (keys, q, user_slots, wait) = (keys::session(&claim.key), commit.q.clone(), commit.user_slots.clone(), commit.wait);
         self.lines.settled(keys.get(WAITING)).await;
         let next = self.next(base, commit);
         let args = self.commit_args(claim, base, &next, &user_slots);
-        let mut reply = Reply::of(self.run_commit(claim, &keys, &args).await?)?;
+        let mut reply = Reply::of(self.run_commit(claim, &keys, &args, wait).await?)?;
         match &*reply.bytes()? {
             b"stored" => next.stored(base, &user_slots, self.limits.turns, &mut reply),
             b"repeated" => match reply.turn(&claim.key)? {
@@ -71,14 +70,12 @@ impl Inner {
         args
     }
 
-    /// On a connection that waits for replicas, if the tenant's turns do.
-    async fn run_commit(&self, claim: &Claim, keys: &Parts, args: &Parts) -> Result<Value, TurnError> {
-        let tenant = claim.key.tenant();
-        let Some(wanted) = self.waits.of(tenant) else { return self.run(&COMMIT, keys, args).await };
+    async fn run_commit(&self, claim: &Claim, keys: &Parts, args: &Parts, wait: Option<WaitFor>) -> Result<Value, TurnError> {
+        let Some(wanted) = wait else { return self.run(&COMMIT, keys, args).await };
         let WaitFor { replicas, timeout } = wanted;
         let waited = self.redis.run_and_wait(&COMMIT, &keys.slices(), &args.slices(), replicas, timeout).await;
         let (reply, have) = waited.map_err(fault)?;
-        self.waits.note(tenant, wanted, have, &self.clock);
+        self.shortfall.note(claim.key.tenant(), wanted, have, &self.clock);
         Ok(reply)
     }
 }

@@ -20,25 +20,24 @@ mod keys;
 mod lines;
 mod reply;
 mod scripts;
+mod shortfall;
 #[cfg(test)]
 mod tests;
-mod wait;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use redis::Value;
 
-pub use self::wait::WaitFor;
 use self::{
     keys::{Parts, WAITING},
     lines::Lines,
     reply::{Reply, fault},
     scripts::{LOAD, RELEASE, WAKE},
-    wait::Waits,
+    shortfall::Shortfall,
 };
 use super::{BeginRequest, Limits, Store, StoreBegin, Stored};
 use crate::{
-    api::{BoxFuture, Claim, Clock, Commit, Meters, SessionKey, SessionState, Step, Tenant, TurnError, UserKey, Version},
+    api::{BoxFuture, Claim, Clock, Commit, Meters, SessionKey, SessionState, Step, TurnError, UserKey, Version},
     redis::{Listener, Redis, Script},
 };
 
@@ -50,22 +49,17 @@ struct Inner {
     limits: Limits,
     clock: Clock,
     lines: Lines,
-    waits: Waits,
+    shortfall: Shortfall,
 }
 
 impl RedisStore {
     /// Keeps conversations on a Redis. A manual clock is that of the scripts too; without one they go by the server's.
     pub fn new(redis: Arc<Redis>, limits: Limits, clock: Clock, meters: &Meters) -> Self {
         let limits = Limits { turns: limits.turns.max(1), ..limits };
-        let inner = Arc::new(Inner { redis, limits, clock, lines: Lines::new(), waits: Waits::new(meters) });
+        let inner = Arc::new(Inner { redis, limits, clock, lines: Lines::new(), shortfall: Shortfall::new(meters) });
         let listener: Arc<dyn Listener> = inner.clone();
         inner.redis.listen(Arc::downgrade(&listener));
         Self(inner)
-    }
-
-    /// Has turns of these tenants wait for replicas from now on, others not.
-    pub fn wait_for(&self, waits: HashMap<Tenant, WaitFor>) {
-        self.0.waits.set(waits);
     }
 }
 

@@ -76,7 +76,7 @@ impl Line {
             let (number, epoch, seq, at, flags) = (r.u64()?, r.u64()?, r.u64()?, Timestamp(r.u64()?), r.u8()?);
             let (message_id, q, a) = (r.text()?, r.text()?, r.text()?);
             let (slots, user_slots) = (deltas(r)?, deltas(r)?);
-            let commit = Commit { message_id, q, a, fallback: flags & 1 != 0, handoff: flags & 2 != 0, slots, user_slots };
+            let commit = Commit { message_id, q, a, fallback: flags & 1 != 0, handoff: flags & 2 != 0, slots, user_slots, wait: None };
             Ok((number, epoch, seq, at, commit))
         };
         let (number, epoch, seq, at, commit) = codec::open(Kind::Aside, owner, record, read).ok()?;

@@ -139,7 +139,7 @@ fn a_session_has_one_holder_at_any_time_among_all_gateways() {
             let (claim, state) = s.claim(&first.session("a"), &id).await;
             assert!(!held.swap(true, Ordering::AcqRel), "two holders");
             assert_eq!(state.seq, committed.load(Ordering::Acquire), "not the present state");
-            let gives_up = (thread + i) % 5 == 0;
+            let gives_up = (thread + i).is_multiple_of(5);
             committed.fetch_add(u64::from(!gives_up), Ordering::AcqRel);
             held.store(false, Ordering::Release);
             if gives_up {
