@@ -36,6 +36,13 @@ impl Drop for Waiter<'_> {
     }
 }
 
+/// What Redis says to one who asks.
+enum Said {
+    Begun(StoreBegin),
+    /// The session is somebody's for so long at most.
+    Busy(Duration),
+}
+
 impl Inner {
     pub(super) async fn begin(self: &Arc<Self>, request: BeginRequest<'_>) -> Result<StoreBegin, TurnError> {
         let mut keys = keys::session(request.key);
@@ -45,27 +52,28 @@ impl Inner {
         request.limits.iter().for_each(|limit| keys::add_limit(&mut keys, request.key.user(), &limit.name));
         let mut counted = false;
         loop {
-            let ahead = self.lines.ahead(&waiter.place);
-            if counted && !ahead.first {
-                waiter.place.wait(end).await;
-            } else {
+            let (ahead, mut until) = (self.lines.ahead(&waiter.place), end);
+            if ahead.first || !counted {
                 let limits = if counted { 0 } else { request.limits.len() };
-                let busy = match self.try_begin(&request, &keys, limits, &ahead, end).await? {
-                    Ok(begun) => return Ok(begun),
-                    Err(busy) => busy,
-                };
-                counted = true;
-                if ahead.first {
-                    waiter.place.wait(end.min(Instant::now() + busy.min(RECHECK))).await;
+                let said = self.try_begin(&request, &keys, limits, &ahead, end).await;
+                if ahead.woken && !matches!(said, Ok(Said::Busy(_) | Said::Begun(StoreBegin::Claimed { .. }))) {
+                    self.pass_on(waiter.place.key()); // it stays free
                 }
+                match said? {
+                    Said::Begun(begun) => return Ok(begun),
+                    Said::Busy(left) if ahead.first => until = end.min(Instant::now() + left.min(RECHECK)),
+                    Said::Busy(_) => {}
+                }
+                counted = true;
             }
+            waiter.place.wait(until).await;
             if Instant::now() >= end {
                 return Err(TurnError::InProgress);
             }
         }
     }
 
-    /// Asks once; how long the present claim stands if there is one.
+    /// Asks once. Who is not first in line does not claim, but hears whether the message was answered or is one too many.
     async fn try_begin(
         self: &Arc<Self>,
         request: &BeginRequest<'_>,
@@ -73,7 +81,7 @@ impl Inner {
         limits: usize,
         ahead: &Ahead,
         end: Instant,
-    ) -> Result<Result<StoreBegin, Duration>, TurnError> {
+    ) -> Result<Said, TurnError> {
         let term = self.clock.now().until(request.until);
         if term.is_zero() {
             return Err(TurnError::InProgress);
@@ -99,9 +107,9 @@ impl Inner {
         self.begun(request, reply)
     }
 
-    fn begun(self: &Arc<Self>, request: &BeginRequest<'_>, reply: Value) -> Result<Result<StoreBegin, Duration>, TurnError> {
+    fn begun(self: &Arc<Self>, request: &BeginRequest<'_>, reply: Value) -> Result<Said, TurnError> {
         let mut reply = Reply::of(reply)?;
-        Ok(Ok(match &*reply.bytes()? {
+        Ok(Said::Begun(match &*reply.bytes()? {
             b"claimed" => {
                 let claim = Claim { key: request.key.clone(), fence: reply.number()?, until: request.until };
                 match (!reply.is_done()).then(|| reply.state(request.key)).transpose() {
@@ -123,7 +131,8 @@ impl Inner {
                 let index = usize::try_from(reply.number()?).map_err(|_| unexpected())?;
                 StoreBegin::Limited(Limited { index, wait: Duration::from_micros(reply.number()?) })
             }
-            _ => return Ok(Err(reply.millis()?)),
+            b"busy" => return Ok(Said::Busy(Duration::from_millis(reply.number()?))),
+            _ => return Err(unexpected()),
         }))
     }
 

@@ -1,6 +1,6 @@
 //! What scripts answer, turned into what it means, with every record checked.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use redis::Value;
 
@@ -33,10 +33,6 @@ impl Reply {
             Some(Value::Int(n)) => u64::try_from(n).map_err(|_| unexpected()),
             _ => Err(unexpected()),
         }
-    }
-
-    pub(super) fn millis(&mut self) -> Result<Duration, TurnError> {
-        self.number().map(Duration::from_millis)
     }
 
     pub(super) fn list(&mut self) -> Result<Self, TurnError> {

@@ -135,6 +135,10 @@ async fn damaged_turns_are_refused() {
         let write = |d: &Damaged, bad: &[u8]| d.send("LSET", &[&d.name(TURNS), at.as_bytes(), bad]);
         d.with_each_damage(&format!("element {at}"), TURNS, &good, &other, write).await;
     }
+    d.send::<()>("RPUSH", &[&d.name(TURNS), b"x"]);
+    let told = d.s.begin(&d.key, "m3", None).await.unwrap_err();
+    assert_eq!(told, TurnError::Corrupt("turns are missing".into()));
+    d.send::<()>("RPOP", &[&d.name(TURNS)]);
     d.with("a turn less", TURNS, |d| d.send("LTRIM", &[&d.name(TURNS), b"2", b"-1"])).await;
     d.with("half a turn more", TURNS, |d| d.send("RPUSH", &[&d.name(TURNS), b"m3"])).await;
     let (first, second) = (element(&d.key, "1"), element(&d.key, "3"));

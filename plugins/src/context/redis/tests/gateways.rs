@@ -8,7 +8,7 @@ use crate::{
     context::{
         BeginRequest, Limits, StoreBegin,
         conformance::{LIMITS, Subject, commit},
-        redis::keys,
+        redis::{keys, reply::Reply, scripts::BEGIN},
         settle,
     },
     redis::server::Server,
@@ -100,6 +100,28 @@ async fn a_turn_that_a_failover_lost_shows_in_the_number() {
 }
 
 #[tokio::test]
+async fn what_was_begun_before_an_erasure_is_told_by_the_epoch() {
+    let (first, second) = two(shared()).await;
+    let (a, b, absent) = (first.session("a"), first.session("b"), first.session("absent"));
+    let epochs = async || [second.state(&a).await.epoch, second.state(&b).await.epoch, second.state(&absent).await.epoch];
+    for key in [&a, &b] {
+        first.turn(key, "m1").await;
+    }
+    assert_eq!(epochs().await, [0; 3]);
+    first.store().erase_session(&a).await.unwrap();
+    first.store().erase_session(&absent).await.unwrap();
+    let [of_a, of_b, of_absent] = epochs().await;
+    assert!(of_a != 0 && of_b == 0 && of_absent != 0);
+    assert_eq!(first.turn(&a, "m2").await.state.epoch, of_a);
+    assert_eq!(epochs().await, [of_a, 0, of_absent], "a turn changes none");
+    first.store().erase_user(a.user()).await.unwrap();
+    let [after_a, after_b, after_absent] = epochs().await;
+    assert!(after_a != of_a && after_b != 0 && after_absent != of_absent);
+    first.turn(&b, "m2").await;
+    assert_eq!(epochs().await, [after_a, after_b, after_absent]);
+}
+
+#[tokio::test]
 async fn a_server_that_forgot_the_scripts_is_sent_them_again() {
     let server = Server::start();
     let s = subject(&server).await;
@@ -155,4 +177,21 @@ fn present_words(server: &Server, user: &UserKey) -> Vec<String> {
     let keys = super::present(server, user).into_iter().map(|key| String::from_utf8(key).unwrap());
     let is_head = |key: &str| key.contains("}:s:") || key.ends_with("}:u");
     keys.filter(|key| !key.ends_with("}:i") && (!is_head(key) || send::<u64>(server, "HLEN", &[key.as_bytes()]) != 1)).collect()
+}
+
+#[tokio::test]
+async fn a_claim_that_is_asked_for_twice_under_one_name_is_one_claim() {
+    let store = store(shared(), LIMITS, &Clock::system()).await;
+    let s = subject(shared()).await;
+    let ask = async |name: u64| {
+        let mut args = store.0.args_with_turns();
+        args.bytes(b"m1").bytes(b"").bytes(b"").number(60_000).stamp(name).bytes(b"gateway").bytes(b"claim").bytes(b"").number(0);
+        let reply = store.0.run(&BEGIN, &keys::session(&s.session("a")), &args).await.unwrap();
+        let mut reply = Reply::of(reply).unwrap();
+        (reply.bytes().unwrap(), reply.number().unwrap())
+    };
+    let first = ask(1).await;
+    assert_eq!(first.0, b"claimed");
+    assert_eq!(ask(1).await, first, "as when a connection broke before the first answer and the call was sent again");
+    assert_eq!(ask(2).await.0, b"busy");
 }
