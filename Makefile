@@ -14,7 +14,7 @@ help: ## this list
 run: ## start the gateway with ./config.yaml
 	$(CARGO) run --release --locked
 
-tools: ## the programs that tests run besides our own (Prometheus, Python packages); fetches what is not installed, without root
+tools: ## the programs that tests run besides our own (Prometheus, Redis, Python packages); fetches what is not installed, without root
 	.ci/tools
 
 test: tools ## all tests; no network and no service, and no installation beside what `tools` sees to
