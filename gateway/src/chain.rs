@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fengda_plugins::api::{
-    Call, CallOutcome, CallPhase, Decision, Permit, Plugin, Refusal, Reject, RequestCtx, Step, Summary, TurnPhase, Verdict,
+    Call, CallOutcome, CallPhase, Code, Decision, Limited, Permit, Plugin, Refusal, Reject, RequestCtx, Step, Summary, TurnPhase, Verdict,
 };
 use http::{HeaderMap, StatusCode, request::Parts};
 
@@ -54,6 +54,17 @@ impl Chain {
             }
         }
         Ok(())
+    }
+
+    /// The rejection of a message whose turn was refused by a limit that a plugin put into [`RequestCtx::turn_limits`].
+    pub fn limited(&self, ctx: &RequestCtx, limited: Limited, metrics: &Metrics) -> Reject {
+        for Link { plugin, .. } in self.links() {
+            if let Some(reject) = plugin.limited(ctx, limited) {
+                metrics.rejected.with_label_values(&[plugin.name(), reject.code.as_str()]).inc();
+                return reject;
+            }
+        }
+        Reject::new(Code::RateLimited, "too many messages; send this one again later")
     }
 
     /// The `turn` phase, if a plugin of the chain keeps conversations.

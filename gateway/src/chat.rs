@@ -13,6 +13,7 @@ use crate::{
     gateway::Gateway,
     respond::Unwritable,
     snapshot::Snapshot,
+    telemetry::Metrics,
     turn::{self, Answer, Message, Outcome, Refused, Setup, Started},
     upstream::Upstream,
 };
@@ -98,18 +99,18 @@ pub async fn serve(
     let ids = Ids { session: message.key.id().into(), message: message.message_id.clone() };
     let route = down.route.clone().expect("a target is only reached through its route");
     let setup = Setup { gateway, snapshot, chain: &route.chain, tenant, upstream, place };
-    let started = turn::start(&setup, message).map_err(reject_for)?;
+    let started = turn::start(&setup, message).map_err(|refused| reject_for(refused, down, &gateway.metrics))?;
     // A client that is gone cannot be told, and what becomes of its turn is settled by then.
     let _ = if stream {
         let _open = gateway.metrics.stream();
-        stream_events(down, started, &ids).await?
+        stream_events(down, started, &ids, &gateway.metrics).await?
     } else {
-        answer_json(down, started, &ids).await?
+        answer_json(down, started, &ids, &gateway.metrics).await?
     };
     Ok(())
 }
 
-async fn answer_json(down: &mut Downstream, mut started: Started, ids: &Ids) -> Result<Result<(), Unwritable>, Reject> {
+async fn answer_json(down: &mut Downstream, mut started: Started, ids: &Ids, metrics: &Metrics) -> Result<Result<(), Unwritable>, Reject> {
     let mut gone = false;
     let outcome = loop {
         tokio::select! {
@@ -127,19 +128,25 @@ async fn answer_json(down: &mut Downstream, mut started: Started, ids: &Ids) -> 
     };
     match outcome {
         Outcome::Answered(answer) => Ok(down.json(StatusCode::OK, &ids.body(&answer)).await),
-        Outcome::Refused(refused) => Err(reject_for(refused)),
+        Outcome::Refused(refused) => Err(reject_for(refused, down, metrics)),
     }
 }
 
 /// Errors before the first byte are plain JSON; later ones are an event.
-async fn stream_events(down: &mut Downstream, mut started: Started, ids: &Ids) -> Result<Result<(), Unwritable>, Reject> {
+async fn stream_events(
+    down: &mut Downstream,
+    mut started: Started,
+    ids: &Ids,
+    metrics: &Metrics,
+) -> Result<Result<(), Unwritable>, Reject> {
     let mut events = Events { down, begun: false, pieces: 0 };
     match events.pass_on(&mut started).await {
         Err(Unwritable) => Ok(Err(Unwritable)),
         Ok(Outcome::Answered(answer)) => Ok(events.end(&answer, ids).await),
-        Ok(Outcome::Refused(refused)) if !events.begun => Err(reject_for(refused)),
+        Ok(Outcome::Refused(refused)) if !events.begun => Err(reject_for(refused, events.down, metrics)),
         Ok(Outcome::Refused(refused)) => {
-            let told = events.down.error_event(&reject_for(refused)).await;
+            let reject = reject_for(refused, events.down, metrics);
+            let told = events.down.error_event(&reject).await;
             Ok(told.and(events.down.end_events().await))
         }
     }
@@ -273,6 +280,7 @@ fn check(body: Body, identity: &Identity, stream: bool, down: &Downstream, longe
         message_id: body.message_id.unwrap_or_else(|| RequestId::random().as_str().into()),
         q: body.query,
         seen: body.last_seq.max(identity.seen),
+        limits: down.ctx.turn_limits.clone(),
         channel: body.channel,
         lang: body.lang,
         attachments: body.attachments,
@@ -283,8 +291,9 @@ fn check(body: Body, identity: &Identity, stream: bool, down: &Downstream, longe
     })
 }
 
-fn reject_for(refused: Refused) -> Reject {
+fn reject_for(refused: Refused, down: &Downstream, metrics: &Metrics) -> Reject {
     match refused {
+        Refused::Limited(limited) => down.chain().expect("a target is only reached through its route").limited(&down.ctx, limited, metrics),
         Refused::InProgress => Reject::new(
             Code::TurnInProgress,
             "other messages of this session are being answered; send this one again with the same message_id",

@@ -1,12 +1,15 @@
 //! What the plugins' tests share: building a plugin from YAML as the gateway does, and sending it a request.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::request::Parts;
 use prometheus::proto::MetricType;
 use serde_yaml::Value;
 
-use crate::api::{BuildCtx, Clock, Decision, Meters, Plugin, PluginSpec, Problem, RequestCtx, RequestId, Step, Tenant, TenantBuild};
+use crate::{
+    api::{BuildCtx, Clock, Decision, Meters, Plugin, PluginSpec, Problem, RequestCtx, RequestId, Step, Tenant, TenantBuild},
+    redis::{Mode, RedisConfig},
+};
 
 /// 2026-01-01, a whole second.
 pub(crate) const NOW: crate::api::Timestamp = crate::api::Timestamp(1_767_225_600_000);
@@ -68,5 +71,18 @@ pub(crate) fn ask(plugin: &dyn Plugin, head: &Parts, ctx: &mut RequestCtx) -> De
     match plugin.request(head, ctx) {
         Step::Ready(decision) => decision,
         Step::Pending(_) => panic!("decides at once"),
+    }
+}
+
+/// The way to a server of this machine.
+pub(crate) fn redis_config(port: u16) -> RedisConfig {
+    RedisConfig {
+        servers: vec![("127.0.0.1".into(), port)],
+        mode: Mode::Standalone,
+        database: 0,
+        username: None,
+        password: None,
+        tls: None,
+        timeout: Duration::from_millis(500),
     }
 }

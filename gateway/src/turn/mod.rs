@@ -6,7 +6,7 @@ mod task;
 
 use std::{sync::Arc, time::Instant};
 
-use fengda_plugins::api::{SessionKey, Text, TraceParent, Turn};
+use fengda_plugins::api::{Limited, SessionKey, Text, TraceParent, Turn, UserLimit};
 use serde_json::value::RawValue;
 use tokio::{
     sync::{mpsc, watch},
@@ -40,6 +40,8 @@ pub struct Message {
     pub q: Text,
     /// The newest turn the client says it saw.
     pub seen: Option<u64>,
+    /// See [`RequestCtx::turn_limits`](fengda_plugins::api::RequestCtx::turn_limits).
+    pub limits: Arc<[UserLimit]>,
     /// See the chat contract.
     pub channel: Option<Text>,
     /// See the chat contract.
@@ -93,6 +95,8 @@ impl From<&Turn> for Answer {
 pub enum Refused {
     /// Other messages of the session took all the time there was, or too many wait.
     InProgress,
+    /// The user has begun too many turns: one of the message's limits says so.
+    Limited(Limited),
     /// The id was used before with another question.
     MessageIdReused,
     /// What is stored for the session cannot be read.

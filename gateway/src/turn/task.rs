@@ -79,7 +79,7 @@ impl Task {
         match self.begin(phase).await {
             Ok(Begin::Answered(turn)) => (Outcome::Answered(Arc::new(Answer::from(&*turn))), Ended::Repeated),
             Ok(Begin::Aside(turn)) => (Outcome::Answered(Arc::new(Answer { stored: false, ..Answer::from(&*turn) })), Ended::Repeated),
-            Ok(Begin::Limited(_)) => refuse(Refused::InProgress),
+            Ok(Begin::Limited(limited)) => refuse(Refused::Limited(limited)),
             Ok(Begin::Run(begun)) => {
                 let held = Held { phase, begun: Some(begun) };
                 self.run_and_commit(held).await
@@ -115,7 +115,7 @@ impl Task {
             until: self.gateway.clock.now().after(left),
             wait: self.deadline.saturating_duration_since(Instant::now()),
             seen: self.message.seen,
-            limits: &[],
+            limits: &self.message.limits,
         };
         // Later than the wait for another turn, whose end is no fault of the store.
         timeout_at(self.deadline + BEGIN_GRACE, phase.begin(turn))

@@ -4,7 +4,7 @@ use std::{any::Any, time::Duration};
 
 use http::{HeaderMap, StatusCode, request::Parts};
 
-use super::{BoxFuture, CallPhase, Readings, Reject, RequestCtx, TurnPhase};
+use super::{BoxFuture, CallPhase, Limited, Readings, Reject, RequestCtx, TurnPhase};
 
 /// What a plugin wants done with a request.
 #[derive(Debug)]
@@ -48,6 +48,11 @@ pub trait Plugin: Any + Send + Sync {
 
     /// The phase around a flow's run, if this plugin keeps conversations. At most one plugin of a chain does.
     fn turn_phase(&self) -> Option<&dyn TurnPhase> {
+        None
+    }
+
+    /// The answer to a message whose turn the `turn` phase refused by one of [`RequestCtx::turn_limits`], if they are this plugin's.
+    fn limited(&self, _ctx: &RequestCtx, _limited: Limited) -> Option<Reject> {
         None
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use super::{Tenant, UserKey};
+use super::{Tenant, UserKey, UserLimit};
 
 /// Who a request is from, as a credential proved it.
 #[derive(Debug, Clone)]
@@ -24,13 +24,15 @@ pub struct RequestCtx {
     pub route: Arc<str>,
     /// The address of the connection's other end.
     pub peer: IpAddr,
+    /// Limits on the user's turns, for the store of conversations to keep: see [`BeginTurn::limits`](super::BeginTurn::limits).
+    pub turn_limits: Arc<[UserLimit]>,
     identity: Option<Identity>,
 }
 
 impl RequestCtx {
     /// A request that nobody has looked at yet.
     pub fn new(request_id: RequestId, trace: Option<TraceParent>, route: Arc<str>, peer: IpAddr) -> Self {
-        Self { request_id, trace, route, peer, identity: None }
+        Self { request_id, trace, route, peer, turn_limits: Arc::default(), identity: None }
     }
 
     /// Who it is from, once a plugin has proved that.

@@ -32,6 +32,21 @@ pub struct RateLimitConfig {
     /// How many users, addresses, tenants or routes each limit keeps count of at most; 45 bytes each, 78 at worst. When they are more,
     /// those nearest to their full burst are forgotten first. Not per tenant.
     pub max_keys: u32,
+    /// What holds of limits that gateways keep together in Redis while it does not answer.
+    pub without_store: Without,
+}
+
+/// What becomes of a limit whose other gateways cannot be heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Without {
+    /// Each gateway goes on with an equal part of it, by the number of gateways there were.
+    #[default]
+    Share,
+    /// Each gateway goes on with all of it.
+    Open,
+    /// It counts as used up.
+    Closed,
 }
 
 impl Default for RateLimitConfig {
@@ -43,7 +58,11 @@ impl Default for RateLimitConfig {
             burst: NonZeroU32::new(burst),
             shadow: false,
         };
-        Self { limits: vec![limit("tenant", By::Tenant, 500, 1000), limit("user", By::User, 50, 200)], max_keys: 200_000 }
+        Self {
+            limits: vec![limit("tenant", By::Tenant, 500, 1000), limit("user", By::User, 50, 200)],
+            max_keys: 200_000,
+            without_store: Without::Share,
+        }
     }
 }
 
@@ -130,6 +149,12 @@ impl LimitConfig {
     /// The burst in force.
     pub fn burst(&self) -> NonZeroU32 {
         self.burst.or(NonZeroU32::new(self.rate.count)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// Whether gateways on one Redis keep it together by leases: from 100 requests a second on. Below that a lease would be of a request
+    /// or two.
+    pub(super) fn is_leased(&self) -> bool {
+        self.cell() <= Duration::from_millis(10)
     }
 
     /// The time in which one request's worth comes back.

@@ -1,32 +1,40 @@
-//! One limit: a GCRA (by governor) for each of its keys, and what is left of it.
+//! One limit: an account for each of its keys, of this process alone (a GCRA, by governor) or kept together with other gateways.
 
 use std::{
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
     time::Duration,
 };
 
-use governor::{Quota, RateLimiter, clock::Clock as _, middleware::NoOpMiddleware};
-
 use super::{
-    buckets::{Buckets, Key},
-    config::{By, LimitConfig},
+    alone::Alone,
+    config::{By, LimitConfig, Without},
+    leases::Leases,
+    lessor::Lessor,
+    table::Key,
 };
-use crate::api::{Clock, RequestCtx};
+use crate::api::{Clock, RequestCtx, Tenant};
+
+/// The longest that clients are told to wait for a share, in nanoseconds.
+const LONGEST: f64 = 60e9;
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 /// A limit and the state of its keys.
 pub(super) struct Limit {
     pub(super) config: LimitConfig,
     /// How many keys it keeps at most.
     pub(super) max_keys: u32,
-    limiter: RateLimiter<Key, Buckets, Ticks, NoOpMiddleware<Duration>>,
-    /// The limiter's own state, which it does not show.
-    buckets: Buckets,
+    /// Tells it from other tenants' limits in names, if it is one tenant's own.
+    owner: Option<Tenant>,
     hasher: RandomState,
-    /// What the times in `buckets` count from.
-    start: Duration,
-    /// [`LimitConfig::cell`] in nanoseconds.
-    cell: u64,
+    accounts: Accounts,
+}
+
+/// Where its keys are counted.
+enum Accounts {
+    Alone(Alone),
+    Together(Arc<Leases>),
 }
 
 /// What one key has left.
@@ -41,40 +49,51 @@ pub(super) struct Left {
     pub(super) window: Duration,
 }
 
+impl Left {
+    /// Of so many tokens, with so many more in a nanosecond.
+    pub(super) fn of(level: f64, rate: f64) -> Self {
+        let remaining = level.max(0.0).floor();
+        // A share may be nothing for a while.
+        let time = |tokens: f64| Duration::from_nanos((tokens / rate).min(LONGEST) as u64);
+        let wait = if level < 1.0 { time(1.0 - level) } else { Duration::ZERO };
+        Self { remaining: remaining as u32, wait, window: wait.max(time(remaining)) }
+    }
+}
+
 impl Limit {
-    pub(super) fn new(config: LimitConfig, max_keys: u32, clock: &Clock) -> Self {
-        let cell = nanos(config.cell());
-        let quota = Quota::with_period(config.cell()).expect("a rate is at most 100,000,000 a second").allow_burst(config.burst());
-        let buckets = Buckets::new(cell, usize::try_from(max_keys).unwrap_or(usize::MAX));
-        let ticks = Ticks(clock.clone());
-        let start = ticks.now();
-        let limiter = RateLimiter::new(quota, buckets.clone(), ticks);
-        Self { config, max_keys, limiter, buckets, hasher: RandomState::new(), start, cell }
+    /// `lessor` is there if this gateway is one of several.
+    pub(super) fn new(config: LimitConfig, owner: Option<Tenant>, max_keys: u32, clock: &Clock, lessor: Option<&Arc<Lessor>>) -> Self {
+        let accounts = match lessor.filter(|_| config.is_leased()) {
+            Some(lessor) => Accounts::Together(Leases::new(&config, max_keys, clock.clone(), lessor.clone())),
+            None => Accounts::Alone(Alone::new(&config, max_keys, clock.clone())),
+        };
+        Self { config, max_keys, owner, hasher: RandomState::new(), accounts }
     }
 
     /// Counts a request; whether it may pass. `None` if the limit is by something that is not known of the request.
-    pub(super) fn take(&self, ctx: &RequestCtx) -> Option<bool> {
-        Some(self.limiter.check_key(&self.key(ctx)?).is_ok())
+    pub(super) fn take(&self, ctx: &RequestCtx, without: Without) -> Option<bool> {
+        let key = self.key(ctx)?;
+        Some(match &self.accounts {
+            Accounts::Alone(alone) => alone.take(key),
+            Accounts::Together(leases) => leases.take(key, without, || self.name(ctx)),
+        })
     }
 
     /// What is left for the key of this request, if the limit applies to it. Counts nothing.
-    pub(super) fn left(&self, ctx: &RequestCtx) -> Option<Left> {
+    pub(super) fn left(&self, ctx: &RequestCtx, without: Without) -> Option<Left> {
         let key = self.key(ctx)?;
-        let now = nanos(self.limiter.clock().now().saturating_sub(self.start));
-        let used = self.buckets.arrival(key).map_or(0, |arrival| arrival.saturating_sub(now));
-        let whole = self.cell * u64::from(self.config.burst().get());
-        let remaining = whole.saturating_sub(used) / self.cell;
-        let wait = (used + self.cell).saturating_sub(whole);
-        Some(Left {
-            remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
-            wait: Duration::from_nanos(wait),
-            window: Duration::from_nanos(wait.max(remaining * self.cell)),
+        Some(match &self.accounts {
+            Accounts::Alone(alone) => alone.left(key),
+            Accounts::Together(leases) => leases.left(key, without),
         })
     }
 
     /// How many keys it keeps.
     pub(super) fn keys(&self) -> usize {
-        self.buckets.len()
+        match &self.accounts {
+            Accounts::Alone(alone) => alone.keys(),
+            Accounts::Together(leases) => leases.keys(),
+        }
     }
 
     fn key(&self, ctx: &RequestCtx) -> Option<Key> {
@@ -84,6 +103,30 @@ impl Limit {
             By::Tenant => Key(self.hasher.hash_one(ctx.tenant()?)),
             By::Route => Key(self.hasher.hash_one(&*ctx.route)),
         })
+    }
+
+    /// What the key of a request is called in Redis: the limit as configured, whose it is, and what it counts by.
+    fn name(&self, ctx: &RequestCtx) -> Vec<u8> {
+        let LimitConfig { name, rate, .. } = &self.config;
+        let (per, burst) = (rate.per.as_secs(), self.config.burst());
+        let owner = self.owner.as_ref().map_or("-", Tenant::name);
+        let mut key = format!("fengda:{{limit/{name}/{}/{per}/{burst}/{owner}/", rate.count).into_bytes();
+        match (self.config.by, ctx.identity()) {
+            (By::User, Some(identity)) => {
+                key.extend_from_slice(b"user/");
+                push_plain(&mut key, identity.user.tenant().name());
+                key.push(b'/');
+                push_plain(&mut key, identity.user.id());
+            }
+            (By::Tenant, Some(identity)) => key.extend([b"tenant/", identity.user.tenant().name().as_bytes()].concat()),
+            (By::Route, _) => {
+                key.extend_from_slice(b"route/");
+                push_plain(&mut key, &ctx.route);
+            }
+            _ => key.extend(format!("ip/{}", subscriber(ctx.peer)).into_bytes()),
+        }
+        key.push(b'}');
+        key
     }
 }
 
@@ -95,18 +138,18 @@ fn subscriber(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Our clock as governor reads it.
-struct Ticks(Clock);
-
-impl governor::clock::Clock for Ticks {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.0.monotonic()
+/// Appends text so that it can be told where it ends: anything but letters, digits and `-._~` as %XX.
+fn push_plain(key: &mut Vec<u8>, text: &str) {
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => key.push(byte),
+            _ => key.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
+        }
     }
 }
 
-fn nanos(d: Duration) -> u64 {
+/// A time in nanoseconds; the longest that fits if it is longer.
+pub(super) fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 

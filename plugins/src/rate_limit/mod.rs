@@ -13,34 +13,39 @@
 //!
 //! A limit with `shadow: true` counts and refuses nobody.
 
+mod alone;
 mod buckets;
 mod config;
+mod lease;
+mod leases;
+mod lessor;
 mod limit;
+mod list;
+mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{cmp::Reverse, collections::HashMap, io::Write as _, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER, request::Parts};
-use prometheus::IntCounter;
+use http::{HeaderMap, StatusCode, request::Parts};
 use serde_json::json;
 
 use self::{
-    config::MAX_NAME,
-    limit::{Left, Limit},
+    lessor::Lessor,
+    limit::Limit,
+    list::{Entry, LimitList, RATELIMIT, whole_seconds},
 };
-use crate::api::{BuildCtx, Code, Decision, Family, Plugin, PluginSpec, Problem, Readings, Reject, RequestCtx, Scope, Step, Tenant};
-use crate::redis;
+use crate::{
+    api::{BuildCtx, Decision, Family, Limited, Plugin, PluginSpec, Problem, Readings, Reject, RequestCtx, Scope, Step, Tenant},
+    redis,
+};
 
-pub use self::config::{By, LimitConfig, Rate, RateLimitConfig};
+pub use self::config::{By, LimitConfig, Rate, RateLimitConfig, Without};
 
 const NAME: &str = "rate_limit";
-/// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/> (version 10): `"user";r=199;t=4`. The tightest
-/// limit only. No partition key (`pk`): whoever sends a request knows whose it is, and a key would give users' ids away.
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-/// The same draft: `"user";q=200;w=4, "tenant";q=1000;w=2`.
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-
 const DECISIONS: Family = Family {
     name: "fengda_rate_limit_decisions_total",
     help: "What a limit said of a request: allowed, limited, or shadow_limited if it only counts.",
@@ -51,6 +56,11 @@ const KEYS: Family = Family {
     help: "Users, addresses, tenants or routes that a limit keeps count of; of limits with one name, the most.",
     labels: &["limit"],
 };
+const WITHOUT_STORE: Family = Family {
+    name: "fengda_rate_limit_without_store",
+    help: "1 while limits that gateways keep together are kept as `without_store` says, because Redis does not answer.",
+    labels: &[],
+};
 
 /// The plugin.
 pub struct RateLimit {
@@ -59,35 +69,26 @@ pub struct RateLimit {
     strangers: LimitList,
     /// Every limit there is, for the next instance to take over.
     pool: Pool,
+    /// There if other gateways keep the limits too.
+    lessor: Option<Arc<Lessor>>,
 }
 
 /// Limits by what they are, whether they are in shadow mode or not. Those by address and route are also told apart by the
 /// tenant that has them in its own list; the keys of the others differ between tenants, so all lists with the same limit share one.
 type Pool = HashMap<(Option<Tenant>, LimitConfig), Arc<Limit>>;
 
-/// The limits that a request must pass, the narrowest first.
-struct LimitList {
-    entries: Vec<Entry>,
-    /// `RateLimit-Policy`.
-    policy: Option<HeaderValue>,
-}
-
-/// A limit as one tenant's requests meet it.
-struct Entry {
-    limit: Arc<Limit>,
-    shadow: bool,
-    allowed: IntCounter,
-    refused: IntCounter,
-}
-
 /// How the gateway makes one. What several gateways count together they count in the Redis of `slot`.
-pub fn spec(_slot: redis::Slot) -> PluginSpec {
-    let build = |ctx: &BuildCtx<'_>| Ok(Arc::new(RateLimit::build(ctx)?) as Arc<dyn Plugin>);
+pub fn spec(slot: redis::Slot) -> PluginSpec {
+    let lessor = OnceLock::new();
+    let build = move |ctx: &BuildCtx<'_>| {
+        let lessor = slot.get().map(|redis| lessor.get_or_init(|| Lessor::new(redis.clone())));
+        Ok(Arc::new(RateLimit::build(ctx, lessor)?) as Arc<dyn Plugin>)
+    };
     PluginSpec { name: NAME, after: &[], authenticates: false, schema: |g| g.subschema_for::<RateLimitConfig>(), build: Box::new(build) }
 }
 
 impl RateLimit {
-    fn build(ctx: &BuildCtx<'_>) -> Result<Self, Vec<Problem>> {
+    fn build(ctx: &BuildCtx<'_>, lessor: Option<&Arc<Lessor>>) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let base = config::read(&Scope::Plugin, ctx.config).map_err(|p| problems.extend(p)).ok();
         let mut own = Vec::new();
@@ -98,24 +99,25 @@ impl RateLimit {
                     let message = "the same for all tenants: they share the tables".into();
                     problems.push(Problem { scope, path: "max_keys".into(), message });
                 }
-                Ok(config) => own.push((&build.tenant, config.limits)),
+                Ok(config) => own.push((&build.tenant, config)),
                 Err(p) => problems.extend(p),
             }
         }
         match base {
-            Some(base) if problems.is_empty() => Ok(Self::of(ctx, &base, own)),
+            Some(base) if problems.is_empty() => Ok(Self::of(ctx, lessor, &base, own)),
             _ => Err(problems),
         }
     }
 
-    fn of(ctx: &BuildCtx<'_>, base: &RateLimitConfig, own: Vec<(&Tenant, Vec<LimitConfig>)>) -> Self {
-        ctx.meters.gauge(KEYS);
+    fn of(ctx: &BuildCtx<'_>, lessor: Option<&Arc<Lessor>>, base: &RateLimitConfig, own: Vec<(&Tenant, RateLimitConfig)>) -> Self {
+        [KEYS, WITHOUT_STORE].into_iter().for_each(|family| drop(ctx.meters.gauge(family)));
         let (previous, decisions) = (ctx.previous::<Self>(), ctx.meters.counter(DECISIONS));
         let mut pool = Pool::new();
         let mut limit = |owner: Option<&Tenant>, config: &LimitConfig| {
             let key = (owner.filter(|_| !config.by.is_of_tenant()).cloned(), LimitConfig { shadow: false, ..config.clone() });
             let kept = previous.as_ref().and_then(|p| p.pool.get(&key)).filter(|kept| kept.max_keys == base.max_keys);
-            let limit = kept.map_or_else(|| Arc::new(Limit::new(key.1.clone(), base.max_keys, ctx.clock)), Arc::clone);
+            let make = || Arc::new(Limit::new(key.1.clone(), key.0.clone(), base.max_keys, ctx.clock, lessor));
+            let limit = kept.map_or_else(make, Arc::clone);
             Arc::clone(pool.entry(key).or_insert(limit))
         };
         let mut entry = |tenant: &str, owner, config: &LimitConfig| {
@@ -124,90 +126,18 @@ impl RateLimit {
             Entry { limit: limit(owner, config), shadow: config.shadow, allowed: counter("allowed"), refused }
         };
         let strangers = base.limits.iter().filter(|l| !l.by.is_of_tenant()).map(|config| entry("-", None, config)).collect();
-        let tenants = own.into_iter().map(|(tenant, limits)| {
-            let owner = Some(tenant).filter(|_| limits != base.limits);
-            let entries = limits.iter().map(|config| entry(tenant.name(), owner, config)).collect();
-            (tenant.clone(), LimitList::new(entries))
+        let strangers = LimitList::new(strangers, base.without_store, lessor.is_some());
+        let tenants = own.into_iter().map(|(tenant, own)| {
+            let owner = Some(tenant).filter(|_| own.limits != base.limits);
+            let entries = own.limits.iter().map(|config| entry(tenant.name(), owner, config)).collect();
+            (tenant.clone(), LimitList::new(entries, own.without_store, lessor.is_some()))
         });
-        Self { tenants: tenants.collect(), strangers: LimitList::new(strangers), pool }
+        Self { tenants: tenants.collect(), strangers, pool, lessor: lessor.cloned() }
     }
 
     fn list(&self, ctx: &RequestCtx) -> &LimitList {
         ctx.tenant().and_then(|t| self.tenants.get(t)).unwrap_or(&self.strangers)
     }
-}
-
-impl Entry {
-    /// Counts a request; whether it may go on. A limit by what is not known of it lets it pass.
-    fn admits(&self, ctx: &RequestCtx) -> bool {
-        match self.limit.take(ctx) {
-            None => true,
-            Some(true) => {
-                self.allowed.inc();
-                true
-            }
-            Some(false) => {
-                self.refused.inc();
-                self.shadow
-            }
-        }
-    }
-}
-
-impl LimitList {
-    fn new(entries: Vec<Entry>) -> Self {
-        let policy = policy(entries.iter().filter(|e| !e.shadow).map(|e| &e.limit.config));
-        Self { entries, policy }
-    }
-
-    /// The limit that holds this request's sender back the most: the longest wait, then the fewest requests left.
-    fn tightest(&self, ctx: &RequestCtx) -> Option<(&Limit, Left)> {
-        let left = self.entries.iter().filter(|e| !e.shadow).filter_map(|e| Some((&*e.limit, e.limit.left(ctx)?)));
-        left.min_by_key(|(_, left)| (Reverse(left.wait), left.remaining))
-    }
-
-    /// The two headers of the draft, for the tightest limit; `seconds` is that one's effective window.
-    fn headers(&self, limit: &Limit, left: Left, seconds: u64) -> [Option<(HeaderName, HeaderValue)>; 2] {
-        let policy = self.policy.clone();
-        [Some((RATELIMIT, quota(&limit.config.name, left.remaining, seconds))), policy.map(|p| (RATELIMIT_POLICY, p))]
-    }
-
-    fn refuse(&self, ctx: &RequestCtx) -> Reject {
-        let mut reject = Reject::new(Code::RateLimited, "too many requests: try again when `Retry-After` is over");
-        if let Some((limit, left)) = self.tightest(ctx) {
-            let seconds = whole_seconds(left.wait).max(1);
-            reject = reject.with(RETRY_AFTER, HeaderValue::from(seconds));
-            reject.headers.extend(self.headers(limit, left, seconds).into_iter().flatten());
-        }
-        reject
-    }
-}
-
-/// What clients may plan with, `q` requests in `w` seconds: the burst in the time it takes to come back, or, if that is less
-/// than a second, the rate itself.
-fn policy<'a>(limits: impl Iterator<Item = &'a LimitConfig>) -> Option<HeaderValue> {
-    let item = |config: &LimitConfig| {
-        let (name, burst) = (&config.name, config.burst().get());
-        match config.cell() * burst {
-            whole if whole < Duration::from_secs(1) => format!(r#""{name}";q={};w={}"#, config.rate.count, config.rate.per.as_secs()),
-            whole => format!(r#""{name}";q={burst};w={}"#, whole_seconds(whole)),
-        }
-    };
-    let items: Vec<String> = limits.map(item).collect();
-    let value = HeaderValue::try_from(items.join(", ")).expect("plain ASCII");
-    (!items.is_empty()).then_some(value)
-}
-
-fn quota(name: &str, remaining: u32, seconds: u64) -> HeaderValue {
-    let mut text = [0; MAX_NAME + 48];
-    let mut rest = &mut text[..];
-    write!(rest, r#""{name}";r={remaining};t={seconds}"#).expect("a name and two numbers of at most 20 digits");
-    let unused = rest.len();
-    HeaderValue::from_bytes(&text[..text.len() - unused]).expect("plain ASCII")
-}
-
-fn whole_seconds(d: Duration) -> u64 {
-    d.as_secs() + u64::from(d.subsec_nanos() > 0)
 }
 
 impl Plugin for RateLimit {
@@ -217,8 +147,15 @@ impl Plugin for RateLimit {
 
     fn request<'a>(&'a self, _head: &'a Parts, ctx: &'a mut RequestCtx) -> Step<'a, Decision> {
         let list = self.list(ctx);
-        let passes = list.entries.iter().all(|entry| entry.admits(ctx));
-        Step::Ready(if passes { Decision::Continue } else { Decision::Reject(list.refuse(ctx)) })
+        if !list.admits(ctx) {
+            return Step::Ready(Decision::Reject(list.refuse(ctx)));
+        }
+        ctx.turn_limits = list.turns();
+        Step::Ready(Decision::Continue)
+    }
+
+    fn limited(&self, ctx: &RequestCtx, limited: Limited) -> Option<Reject> {
+        self.list(ctx).refuse_turn(limited)
     }
 
     fn response(&self, ctx: &RequestCtx, _status: StatusCode, headers: &mut HeaderMap) {
@@ -232,6 +169,9 @@ impl Plugin for RateLimit {
     }
 
     fn gauges(&self, readings: &Readings<'_>) {
+        if let Some(lessor) = &self.lessor {
+            readings.set(WITHOUT_STORE, &[], lessor.is_gone().into());
+        }
         for ((_, config), limit) in &self.pool {
             readings.set(KEYS, &[&*config.name], i64::try_from(limit.keys()).unwrap_or(i64::MAX));
         }

@@ -1,7 +1,9 @@
 //! The limits as clients meet them: what passes and what is refused, across tenants, reloads and threads.
 
 mod config;
+mod fleet;
 mod headers;
+mod together;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use super::{RateLimit, spec};
 use crate::redis::Slot;
 use crate::{
-    api::{Clock, Decision, Identity, Meters, Plugin, Reject, RequestCtx, Tenant},
+    api::{Clock, Decision, Identity, Limited, Meters, Plugin, PluginSpec, Reject, RequestCtx, Tenant},
     testing::{NOW, Place, ask, ctx, head, metric, tenant},
 };
 
@@ -30,15 +32,15 @@ fn request(tenant: &str, user: &str, peer: &str) -> RequestCtx {
 
 impl Gate {
     fn new(config: &str, overrides: &[(&str, &str)]) -> Self {
-        Self::after(config, overrides, Clock::manual(NOW), None)
+        Self::of(&spec(Slot::default()), config, overrides, Clock::manual(NOW), None)
     }
 
     /// Three tenants; those without a configuration of their own have the common one.
-    fn after(config: &str, overrides: &[(&str, &str)], clock: Clock, previous: Option<Arc<dyn Plugin>>) -> Self {
+    fn of(spec: &PluginSpec, config: &str, overrides: &[(&str, &str)], clock: Clock, previous: Option<Arc<dyn Plugin>>) -> Self {
         let own = |name| overrides.iter().find(|(n, _)| *n == name).map_or(config, |(_, own)| own);
         let tenants = ["acme-shop", "harbor-bank", "blue-air"].map(|name| tenant(name, own(name), "[]"));
         let meters = Meters::default();
-        let plugin = Place { config, tenants: &tenants, clock: &clock, previous }.try_build_with(&spec(Slot::default()), &meters);
+        let plugin = Place { config, tenants: &tenants, clock: &clock, previous }.try_build_with(spec, &meters);
         let plugin = plugin.unwrap_or_else(|problems| panic!("{problems:?}"));
         let read = Arc::clone(&plugin);
         meters.before_gather(move |readings| read.gauges(readings));
@@ -47,7 +49,7 @@ impl Gate {
 
     /// The same place after a reload.
     fn reloaded(&self, config: &str, overrides: &[(&str, &str)]) -> Self {
-        Self::after(config, overrides, self.clock.clone(), Some(Arc::clone(&self.plugin)))
+        Self::of(&spec(Slot::default()), config, overrides, self.clock.clone(), Some(Arc::clone(&self.plugin)))
     }
 
     fn send(&self, tenant: &str, user: &str, peer: &str) -> Result<(), Reject> {

@@ -1,0 +1,222 @@
+//! What one gateway may let through of a key of a limit that several gateways keep together: a share of the rate until it lapses, and a
+//! small stock. Pure: times come in, what to ask Redis for goes out.
+//!
+//! Tokens, one for each request, are not made here. What Redis gives is spent, or told to it as left over; what a gateway takes before it
+//! has a lease is told as owed (`balance`). Redis' side of it is `lease.lua`.
+
+/// Requests after which the share is talked over for the first time, if the stock lasts so long.
+const REQUESTS: u32 = 128;
+/// Least time between two such talks, in nanoseconds; the time over which demand is measured at least.
+const PAUSE: u64 = 250_000_000;
+/// Least time between two requests for what Redis said it has, in nanoseconds.
+const BREATH: u64 = 25_000_000;
+/// Over which demand is averaged, in nanoseconds.
+const MEMORY: f64 = 0.5e9;
+/// The part of the rate that a gateway without a lease gets by itself: a key that is used less than that asks Redis for nothing.
+const TRICKLE: f64 = 1.0 / 400.0;
+
+/// The limit as all gateways together keep it, in tokens and nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole {
+    /// Tokens a nanosecond.
+    pub(super) rate: f64,
+    /// Tokens at once.
+    pub(super) burst: f64,
+}
+
+impl Whole {
+    /// The most tokens that a gateway holds: what comes in a quarter of a second. So many more it may have left over and not yet told.
+    /// Both together are its slice, by which all may exceed the limit.
+    pub(super) fn stock(&self) -> f64 {
+        (self.rate * 0.25e9).clamp(1.0, self.burst.max(1.0))
+    }
+
+    /// This part of it, for a gateway that counts alone.
+    pub(super) fn part(&self, gateways: u32) -> Self {
+        let gateways = f64::from(gateways.max(1));
+        Self { rate: self.rate / gateways, burst: (self.burst / gateways).max(1.0) }
+    }
+}
+
+/// One key's account.
+#[derive(Debug, Clone)]
+pub(super) struct Lease {
+    /// Tokens there were at `at`.
+    level: f64,
+    at: u64,
+    /// The share, in tokens a nanosecond.
+    share: f64,
+    /// When it lapses; passed if there is none.
+    until: u64,
+    /// Tokens of the share that found the stock full, less those that were taken on trust, since Redis was last told.
+    balance: f64,
+    /// Requests since `since`.
+    seen: u32,
+    since: u64,
+    /// Requests a nanosecond, as last told.
+    demand: f64,
+    /// Requests after which Redis is asked again.
+    patience: u32,
+    /// When it was last asked.
+    asked: u64,
+    asking: bool,
+    /// Redis has, or soon will have, something to give to a gateway whose stock runs out.
+    more: bool,
+    /// It counts without Redis.
+    alone: bool,
+}
+
+/// What Redis is told and asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Ask {
+    /// Requests a second that come here, let through or not.
+    pub(super) demand: f64,
+    /// See [`Lease`].
+    pub(super) balance: f64,
+    /// Tokens that would fill the stock.
+    pub(super) want: f64,
+    /// When it was asked.
+    at: u64,
+}
+
+/// What Redis gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Grant {
+    /// Tokens a second.
+    pub(super) share: f64,
+    /// Tokens at once.
+    pub(super) stock: f64,
+    /// Nanoseconds until the share lapses.
+    pub(super) life: u64,
+    /// See [`Lease`].
+    pub(super) patience: u32,
+    /// See [`Lease`].
+    pub(super) more: bool,
+}
+
+impl Lease {
+    /// Of a key that nobody has asked for yet: a stock, on trust.
+    pub(super) fn new(now: u64, whole: &Whole) -> Self {
+        let level = whole.stock();
+        Self {
+            level,
+            at: now,
+            share: 0.0,
+            until: 0,
+            balance: -level,
+            seen: 0,
+            since: now,
+            demand: 0.0,
+            patience: REQUESTS,
+            asked: now.saturating_sub(PAUSE),
+            asking: false,
+            more: false,
+            alone: false,
+        }
+    }
+
+    /// Counts a request; whether it may pass.
+    pub(super) fn take(&mut self, now: u64, whole: &Whole) -> bool {
+        self.refill(now, whole);
+        self.seen = self.seen.saturating_add(1);
+        self.spend()
+    }
+
+    /// The same for a gateway that counts alone, `part` of the limit.
+    pub(super) fn take_alone(&mut self, now: u64, part: &Whole) -> bool {
+        self.refill_alone(now, part);
+        self.spend()
+    }
+
+    /// What Redis is to be asked for now, if anything; then [`granted`](Self::granted) or [`failed`](Self::failed) follows.
+    pub(super) fn ask(&mut self, now: u64, whole: &Whole) -> Option<Ask> {
+        let full = whole.stock();
+        let measured = now.saturating_sub(self.since);
+        let due = self.seen >= self.patience && measured >= PAUSE;
+        let pause = if self.more { BREATH } else { PAUSE };
+        let short = self.level < full / 2.0 && (self.more || self.until <= now) && now.saturating_sub(self.asked) >= pause;
+        if self.asking || !(due || short) {
+            return None;
+        }
+        let demand = f64::from(self.seen) / measured.max(PAUSE) as f64;
+        let weight = if self.demand > 0.0 { measured as f64 / (measured as f64 + MEMORY) } else { 1.0 };
+        let demand = self.demand + (demand - self.demand) * weight;
+        if measured >= PAUSE {
+            (self.demand, self.seen, self.since) = (demand, 0, now);
+        }
+        (self.asking, self.asked) = (true, now);
+        let balance = std::mem::take(&mut self.balance);
+        Some(Ask { demand: demand * 1e9, balance, want: (full - self.level).max(0.0), at: now })
+    }
+
+    /// Redis has answered.
+    pub(super) fn granted(&mut self, ask: &Ask, grant: &Grant, now: u64, whole: &Whole) {
+        self.refill(now, whole);
+        self.asking = false;
+        (self.share, self.until) = (grant.share / 1e9, ask.at + grant.life);
+        (self.patience, self.more) = (grant.patience, grant.more);
+        self.level += grant.stock;
+    }
+
+    /// Redis has not answered. It is told again what was owed, but not what was left over: whether it knows is unknown.
+    pub(super) fn failed(&mut self, ask: &Ask) {
+        self.asking = false;
+        self.more = false;
+        self.balance += ask.balance.min(0.0);
+    }
+
+    /// Tokens there are now, and how many come in a nanosecond.
+    pub(super) fn left(mut self, now: u64, whole: &Whole) -> (f64, f64) {
+        self.refill(now, whole);
+        (self.level, if self.until > now { self.share } else { whole.rate * TRICKLE })
+    }
+
+    /// The same for a gateway that counts alone.
+    pub(super) fn left_alone(mut self, now: u64, part: &Whole) -> (f64, f64) {
+        self.refill_alone(now, part);
+        (self.level, part.rate)
+    }
+
+    /// How far it is from having nothing to say that a new one would not: zero if it has.
+    pub(super) fn used(&self, now: u64, whole: &Whole) -> u64 {
+        let missing = ((whole.stock() - self.clone().left(now, whole).0) / (whole.rate * TRICKLE)).max(0.0);
+        (missing as u64).max(self.until.saturating_sub(now))
+    }
+
+    /// Brings the stock up to now.
+    fn refill(&mut self, now: u64, whole: &Whole) {
+        let full = whole.stock();
+        if std::mem::take(&mut self.alone) {
+            self.level = self.level.min(full);
+            (self.balance, self.until, self.asking) = (-self.level, 0, false);
+        }
+        let lapsed = self.until.clamp(self.at, now.max(self.at));
+        let leased = self.level + self.share * (lapsed - self.at) as f64;
+        self.level = leased.min(full);
+        // What was not used for long is lost, as it is from a bucket that is full.
+        self.balance = (self.balance + leased - self.level).min(full);
+        if self.until <= now {
+            self.level = (self.level + whole.rate * TRICKLE * now.saturating_sub(lapsed) as f64).min(full);
+            if self.share > 0.0 {
+                (self.share, self.demand, self.seen, self.since) = (0.0, 0.0, 0, now);
+                (self.patience, self.more) = (REQUESTS, false);
+            }
+        }
+        self.at = now.max(self.at);
+    }
+
+    /// The same without Redis: what it lent is void.
+    fn refill_alone(&mut self, now: u64, part: &Whole) {
+        self.alone = true;
+        self.level = (self.level + part.rate * now.saturating_sub(self.at) as f64).min(part.burst);
+        self.at = now.max(self.at);
+    }
+
+    fn spend(&mut self) -> bool {
+        let passes = self.level >= 1.0;
+        if passes {
+            self.level -= 1.0;
+        }
+        passes
+    }
+}

@@ -1,0 +1,213 @@
+//! Several gateways and one limit: what all of them let through, by the real script on a real Redis, in a time of our own.
+
+use std::sync::Arc;
+
+use super::super::{
+    lease::{Ask, Grant, Lease, Whole},
+    lessor::{Lessor, Subject},
+};
+use crate::{
+    api::Meters,
+    redis::{Redis, server::Server},
+    testing::redis_config,
+};
+
+const SECOND: u64 = 1_000_000_000;
+/// How long an answer of Redis is on its way.
+const WAY: u64 = SECOND / 1000;
+/// Width of the bins in which requests are counted.
+const BIN: u64 = SECOND / 10;
+
+async fn lessor(server: &Server) -> Arc<Lessor> {
+    let redis = Redis::open(redis_config(server.port()), &Meters::default()).unwrap();
+    while !redis.is_up() {
+        tokio::task::yield_now().await;
+    }
+    Lessor::new(redis)
+}
+
+struct Gateway {
+    name: String,
+    lease: Lease,
+    /// Requests a second.
+    load: f64,
+    next: u64,
+    answer: Option<(u64, Ask, Grant)>,
+}
+
+struct Fleet {
+    lessor: Arc<Lessor>,
+    key: String,
+    whole: Whole,
+    gateways: Vec<Gateway>,
+    random: fastrand::Rng,
+    now: u64,
+    admitted: Vec<f64>,
+    offered: u64,
+    asked: u64,
+}
+
+impl Fleet {
+    fn new(lessor: &Arc<Lessor>, rate: f64, burst: f64, loads: &[f64], seed: u64) -> Self {
+        let whole = Whole { rate: rate / 1e9, burst };
+        let mut random = fastrand::Rng::with_seed(seed);
+        let gateway = |(n, load): (usize, &f64)| Gateway {
+            name: format!("g{n}"),
+            lease: Lease::new(0, &whole),
+            load: *load,
+            next: (random.f64() / load * 1e9) as u64,
+            answer: None,
+        };
+        let gateways = loads.iter().enumerate().map(gateway).collect();
+        let key = format!("test:{{{rate}/{burst}/{loads:?}/{seed}}}");
+        Self { lessor: lessor.clone(), key, whole, gateways, random, now: 0, admitted: vec![], offered: 0, asked: 0 }
+    }
+
+    /// Lets this many seconds pass.
+    async fn run(&mut self, seconds: u64) {
+        let end = self.now + seconds * SECOND;
+        self.admitted.resize((end / BIN) as usize, 0.0);
+        loop {
+            let (index, at) = self.gateways.iter().map(|g| g.next).enumerate().min_by_key(|(_, at)| *at).unwrap();
+            if at >= end {
+                self.now = end;
+                return;
+            }
+            self.now = at;
+            self.request(index).await;
+        }
+    }
+
+    async fn request(&mut self, index: usize) {
+        let (now, whole) = (self.now, self.whole);
+        let g = &mut self.gateways[index];
+        g.next = now + (-(1.0 - self.random.f64()).ln() / g.load * 1e9) as u64 + 1;
+        if let Some((at, ask, grant)) = g.answer.take_if(|(at, ..)| *at <= now) {
+            g.lease.granted(&ask, &grant, at, &whole);
+        }
+        self.offered += 1;
+        if g.lease.take(now, &whole) {
+            self.admitted[(now / BIN) as usize] += 1.0;
+        }
+        if let Some(ask) = g.lease.ask(now, &whole) {
+            self.asked += 1;
+            let name = g.name.clone();
+            let grant = self.exchange(&name, Some(&ask)).await;
+            self.gateways[index].answer = Some((now + WAY, ask, grant));
+        }
+    }
+
+    async fn exchange(&self, holder: &str, ask: Option<&Ask>) -> Grant {
+        let time = format!("{:.6}", self.now as f64 / 1e9 + 1e9);
+        let subject = Subject { key: self.key.as_bytes(), holder, whole: &self.whole, time: &time };
+        self.lessor.exchange(&subject, ask).await.unwrap()
+    }
+
+    /// What was let through in each ten seconds from `from` seconds on, as a part of the limit: the least and the most.
+    fn windows(&self, from: u64) -> [f64; 2] {
+        let bins = &self.admitted[(from * SECOND / BIN) as usize..];
+        let sums = bins.windows((10 * SECOND / BIN) as usize).map(|bins| bins.iter().sum::<f64>() / (self.whole.rate * 1e10));
+        sums.fold([f64::MAX, 0.0], |[low, high], sum| [low.min(sum), high.max(sum)])
+    }
+
+    /// How much more than the rate was let through in a time of any length, at most.
+    fn excess(&self) -> f64 {
+        let each = self.whole.rate * BIN as f64;
+        let (mut excess, mut most) = (0.0f64, 0.0f64);
+        for admitted in &self.admitted {
+            excess = (excess + admitted - each).max(0.0);
+            most = most.max(excess);
+        }
+        most
+    }
+}
+
+/// Four loads that add up to `sum` requests a second, one of them small.
+fn uneven(sum: f64, random: &mut fastrand::Rng) -> Vec<f64> {
+    let parts: Vec<f64> = (0..4).map(|_| random.f64().powi(3) + 0.02).collect();
+    let all: f64 = parts.iter().sum();
+    parts.iter().map(|part| part / all * sum).collect()
+}
+
+#[tokio::test]
+async fn uneven_loads_get_the_limit_within_two_percent_over_any_ten_seconds_for_a_command_in_a_hundred_requests() {
+    let server = Server::start();
+    let lessor = lessor(&server).await;
+    for (rate, seconds, settled, seeds) in [(100.0, 240, 60, 4), (1000.0, 60, 20, 2), (5000.0, 30, 12, 1)] {
+        for (over, seed) in [1.5, 3.0].into_iter().flat_map(|over| (0..seeds).map(move |seed| (over, seed))) {
+            let loads = uneven(over * rate, &mut fastrand::Rng::with_seed(seed));
+            let mut fleet = Fleet::new(&lessor, rate, rate, &loads, seed);
+            fleet.run(seconds).await;
+            let ([low, high], told) = (fleet.windows(settled), format!("{rate}/s, {loads:.0?}, seed {seed}"));
+            assert!(low > 0.98 && high < 1.02, "{low:.3} to {high:.3} of {told}");
+            assert!(fleet.asked * 100 <= fleet.offered, "{} commands for {} requests: {told}", fleet.asked, fleet.offered);
+        }
+    }
+}
+
+#[tokio::test]
+async fn changing_loads_never_get_more_than_the_limit_its_burst_and_a_slice_for_each_gateway() {
+    let server = Server::start();
+    let lessor = lessor(&server).await;
+    for (rate, burst) in [(100.0, 100.0), (200.0, 1000.0), (400.0, 3.0)] {
+        for seed in 0..4 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut fleet = Fleet::new(&lessor, rate, burst, &[rate; 4], seed);
+            for _ in 0..25 {
+                for gateway in &mut fleet.gateways {
+                    gateway.load = if random.u8(..4) == 0 { 0.1 } else { random.f64().powi(4) * 4.0 * rate + 1.0 };
+                }
+                fleet.run(random.u64(1..15)).await;
+            }
+            let most = burst + 8.0 * fleet.whole.stock() + rate * BIN as f64 / 1e9;
+            assert!(fleet.excess() <= most, "{} above the rate of {rate}/s, seed {seed}; {most} are allowed", fleet.excess());
+        }
+    }
+}
+
+#[tokio::test]
+async fn below_the_limit_everything_passes_wherever_it_comes_in() {
+    let server = Server::start();
+    let lessor = lessor(&server).await;
+    for (rate, part) in [(100.0, 0.5), (100.0, 0.8), (1000.0, 0.9)] {
+        let loads = uneven(part * rate, &mut fastrand::Rng::with_seed(1));
+        let mut fleet = Fleet::new(&lessor, rate, rate, &loads, 1);
+        fleet.run(20).await;
+        (fleet.offered, fleet.asked) = (0, 0);
+        fleet.run(60).await;
+        let admitted: f64 = fleet.admitted[(20 * SECOND / BIN) as usize..].iter().sum();
+        let refused = fleet.offered - admitted as u64;
+        assert!(refused * 1000 <= fleet.offered, "{refused} of {} were refused at {part} of {rate}/s", fleet.offered);
+        assert!(fleet.asked * 100 <= fleet.offered, "{} commands for {} requests", fleet.asked, fleet.offered);
+    }
+}
+
+#[tokio::test]
+async fn the_share_of_a_gateway_that_died_or_stopped_goes_to_the_others() {
+    let server = Server::start();
+    let lessor = lessor(&server).await;
+    for (stopped, settled) in [(false, 33), (true, 31)] {
+        let mut fleet = Fleet::new(&lessor, 1000.0, 1000.0, &[900.0, 400.0, 400.0, 400.0], u64::from(stopped));
+        fleet.run(30).await;
+        let gone = fleet.gateways.remove(0);
+        if stopped {
+            fleet.exchange(&gone.name, None).await;
+        }
+        fleet.run(30).await;
+        let (second, settled) = ((SECOND / BIN) as usize, settled * (SECOND / BIN) as usize);
+        let before: f64 = fleet.admitted[20 * second..30 * second].iter().sum();
+        let after: f64 = fleet.admitted[settled..settled + 10 * second].iter().sum();
+        assert!((9800.0..10200.0).contains(&before) && (9800.0..10200.0).contains(&after), "{before}, then {after}; stopped: {stopped}");
+    }
+}
+
+#[tokio::test]
+async fn what_stands_under_a_key_by_mistake_is_counted_anew() {
+    let server = Server::start();
+    let lessor = lessor(&server).await;
+    let mut fleet = Fleet::new(&lessor, 100.0, 100.0, &[100.0; 4], 1);
+    for wrong in ["SET {} x", "HSET {} pool x g0 1 g1 a"] {
+        _ = server.cli::<()>(&wrong.replace("{}", &fleet.key).split(' ').collect::<Vec<_>>());
+        fleet.run(10).await;
+    }
+}
