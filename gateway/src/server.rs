@@ -39,6 +39,9 @@ use crate::{
 /// How long a thread lives on after its last request, for answers that are still on their way out.
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
+/// How long plugins may take to give back what they hold for others.
+const LEAVE: Duration = Duration::from_millis(500);
+
 /// How to run a gateway.
 pub struct Options {
     /// Where its configuration comes from.
@@ -184,6 +187,7 @@ impl Running {
             work.close();
             // The health endpoints go on answering until the last turn is done.
             let drained = tokio::time::timeout(grace, work.wait()).await.is_ok();
+            let _ = tokio::time::timeout(LEAVE, self.gateway.snapshot.load_full().leave()).await;
             if let Some(context) = &self.context
                 && let Err(error) = context.flush().await
             {

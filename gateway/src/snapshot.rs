@@ -7,7 +7,7 @@ use std::{
 };
 
 use fengda_plugins::{
-    api::{BuildCtx, Clock, Code, Plugin, Readings, Registry, Reject, Switch, Tenant, TenantBuild, Text, Timestamp, WaitFor},
+    api::{BuildCtx, Clock, Code, Plugin, Readings, Registry, Reject, Step, Switch, Tenant, TenantBuild, Text, Timestamp, WaitFor},
     units::Percent,
 };
 use serde::Serialize;
@@ -173,6 +173,15 @@ impl Snapshot {
     /// Sets the gauges that plugins look up when metrics are read.
     pub fn set_gauges(&self, readings: &Readings<'_>) {
         self.instances.iter().for_each(|instance| instance.plugin.gauges(readings));
+    }
+
+    /// Has its plugins give back what they hold for others: the gateway stops.
+    pub async fn leave(&self) {
+        for instance in &self.instances {
+            if let Step::Pending(later) = instance.plugin.leave() {
+                later.await;
+            }
+        }
     }
 
     /// Does what an operator says with the calls of a tenant (`None`: of public routes) to an upstream, in every chain. Both are

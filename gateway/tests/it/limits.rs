@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fengda_plugins::redis::server::{Server, wait_until};
 use serde_json::json;
 
 use super::{
@@ -62,4 +63,40 @@ async fn before_auth_a_limit_by_address_holds_back_who_guesses_tokens() {
     client::http1(gateway.public(), post("/v1/chat", None, "{}")).await.error(429, "rate_limited");
     let limited = "fengda_rate_limit_decisions_total{decision=\"limited\",limit=\"ip\",tenant=\"-\"}";
     assert_eq!(gateway.metric(limited).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_limit_holds_over_all_gateways_on_one_redis() {
+    let server = Server::start();
+    let redis = format!("store: {{ redis: {{ url: \"redis://127.0.0.1:{}\" }} }}", server.port());
+    let [one, two] = [(); 2].map(|()| Site::new().limits("[{ name: user, by: user, rate: 1/m, burst: 3 }]").extra(&redis).start());
+    for (seq, gateway) in [&one, &two, &one].into_iter().enumerate() {
+        assert_eq!(gateway.ask("alpha", "u", "q").await["seq"], seq + 1);
+    }
+    let refused = two.say("alpha", "u", json!({ "query": "q" })).await;
+    refused.error(429, "rate_limited");
+    assert_eq!(
+        (&refused.headers["retry-after"], &refused.headers["ratelimit"]),
+        (&"60".parse().unwrap(), &"\"user\";r=0;t=60".parse().unwrap())
+    );
+    assert_eq!(two.ask("alpha", "other", "q").await["seq"], 1);
+    assert_eq!(two.ask("beta", "u", "q").await["seq"], 1);
+    assert_eq!(two.metric("fengda_plugin_rejections_total{code=\"rate_limited\",plugin=\"rate_limit\"}").await, 1.0);
+    let limited = "fengda_rate_limit_decisions_total{decision=\"limited\",limit=\"user\",tenant=\"alpha\"}";
+    assert_eq!(two.metric(limited).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stops_gives_its_leases_back() {
+    let server = Server::start();
+    let redis = format!("store: {{ redis: {{ url: \"redis://127.0.0.1:{}\" }} }}", server.port());
+    let gateway = Site::new().limits("[{ name: tenant, by: tenant, rate: 100/s, burst: 100 }]").extra(&redis).start();
+    for _ in 0..20 {
+        gateway.ask("alpha", "u", "q").await;
+    }
+    let key = "fengda:{limit/tenant/100/1/100/-/tenant/alpha}";
+    let fields = || server.cli::<u64>(&["HLEN", key]).unwrap();
+    wait_until("a share is leased", || fields() == 2);
+    gateway.stop();
+    assert_eq!(fields(), 1, "only the pool is left");
 }

@@ -67,6 +67,11 @@ pub trait Plugin: Any + Send + Sync {
     /// Takes note of a finished request.
     fn log(&self, _ctx: &RequestCtx, _summary: &Summary) {}
 
+    /// The gateway stops and no request comes any more: what it holds for others is given back. Waited for, but not for long.
+    fn leave(&self) -> Step<'_, ()> {
+        Step::Ready(())
+    }
+
     /// Sets the gauges that are looked up when metrics are read.
     fn gauges(&self, _readings: &Readings<'_>) {}
 

@@ -29,10 +29,11 @@ const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
 pub struct RateLimitConfig {
     /// The limits, in any order.
     pub limits: Vec<LimitConfig>,
-    /// How many users, addresses, tenants or routes each limit keeps count of at most; 45 bytes each, 78 at worst. When they are more,
+    /// How many users, addresses, tenants or routes each limit keeps count of at most; 45 bytes each, 78 at worst, and up to 350 in
+    /// limits that gateways keep together. When they are more,
     /// those nearest to their full burst are forgotten first. Not per tenant.
     pub max_keys: u32,
-    /// What holds of limits that gateways keep together in Redis while it does not answer.
+    /// What becomes of limits that gateways keep together on `store.redis` while it does not answer.
     pub without_store: Without,
 }
 

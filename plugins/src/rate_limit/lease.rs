@@ -69,14 +69,19 @@ pub(super) struct Lease {
 /// What Redis is told and asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Ask {
-    /// Requests a second that come here, let through or not.
-    pub(super) demand: f64,
+    /// Requests a second that come here, let through or not; none if it wants no share any more.
+    pub(super) demand: Option<f64>,
     /// See [`Lease`].
     pub(super) balance: f64,
     /// Tokens that would fill the stock.
     pub(super) want: f64,
     /// When it was asked.
     at: u64,
+}
+
+impl Ask {
+    /// For nothing, to hear whether somebody answers.
+    pub(super) const NOTHING: Self = Self { demand: None, balance: 0.0, want: 0.0, at: 0 };
 }
 
 /// What Redis gives.
@@ -146,7 +151,16 @@ impl Lease {
         }
         (self.asking, self.asked) = (true, now);
         let balance = std::mem::take(&mut self.balance);
-        Some(Ask { demand: demand * 1e9, balance, want: (full - self.level).max(0.0), at: now })
+        Some(Ask { demand: Some(demand * 1e9), balance, want: (full - self.level).max(0.0), at: now })
+    }
+
+    /// Gives everything back, if there is something to give back.
+    pub(super) fn leave(&mut self, now: u64, whole: &Whole) -> Option<Ask> {
+        self.refill(now, whole);
+        let leased = self.until > now;
+        (self.share, self.until) = (0.0, 0);
+        let (level, balance) = (std::mem::take(&mut self.level), std::mem::take(&mut self.balance));
+        leased.then_some(Ask { demand: None, balance: level + balance, want: 0.0, at: now })
     }
 
     /// Redis has answered.

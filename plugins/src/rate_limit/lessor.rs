@@ -72,20 +72,20 @@ impl Lessor {
         self.redis.spawn(work);
     }
 
-    /// Talks the share of a key over; without an `ask`, gives it back.
+    /// Talks the share of a key over.
     ///
     /// # Errors
     /// Redis does not answer, or not as it should.
-    pub(super) async fn exchange(&self, subject: &Subject<'_>, ask: Option<&Ask>) -> Result<Grant, Fault> {
+    pub(super) async fn exchange(&self, subject: &Subject<'_>, ask: &Ask) -> Result<Grant, Fault> {
         let &Subject { key, holder, whole, time } = subject;
         let text = |number: f64| format!("{number:.6}");
-        let (demand, balance, want) = ask.map_or_else(Default::default, |ask| (text(ask.demand), ask.balance, ask.want));
-        let numbers = [whole.rate * 1e9, whole.burst, whole.stock(), balance, want].map(text);
+        let demand = ask.demand.map_or_else(String::new, text);
+        let numbers = [whole.rate * 1e9, whole.burst, whole.stock(), ask.balance, ask.want].map(text);
         let [rate, burst, stock, balance, want] = numbers.each_ref().map(|text| text.as_bytes());
         let args = [holder.as_bytes(), rate, burst, stock, demand.as_bytes(), balance, want, time.as_bytes()];
         let answer = self.redis.run(&LEASE, &[key], &args).await.and_then(|value| read(&value));
         let (grant, gateways) = answer.inspect_err(|fault| self.doubt(fault))?;
-        if ask.is_some() {
+        if ask.demand.is_some() {
             self.gateways.store(gateways, Ordering::Relaxed);
         }
         Ok(grant)
@@ -104,7 +104,7 @@ impl Lessor {
             self.doubt(&Fault::Down("it does not answer".into()));
         } else if self.is_gone() {
             let nobody = Subject { key: b"fengda:{limit}", holder: self.redis.name(), whole: &NOBODYS, time: "" };
-            if self.exchange(&nobody, None).await.is_ok() && self.doubts.fetch_sub(1, Ordering::Relaxed) == 1 {
+            if self.exchange(&nobody, &Ask::NOTHING).await.is_ok() && self.doubts.fetch_sub(1, Ordering::Relaxed) == 1 {
                 log::info!(target: "fengda::rate_limit", "limits are kept together again");
             }
         }

@@ -14,11 +14,13 @@ use super::{
     lessor::Lessor,
     table::Key,
 };
-use crate::api::{Clock, RequestCtx, Tenant};
+use crate::{
+    api::{Clock, RequestCtx, Tenant},
+    redis::put_id,
+};
 
 /// The longest that clients are told to wait for a share, in nanoseconds.
-const LONGEST: f64 = 60e9;
-const HEX: &[u8; 16] = b"0123456789ABCDEF";
+const LONGEST: f64 = 10e9;
 
 /// A limit and the state of its keys.
 pub(super) struct Limit {
@@ -75,7 +77,7 @@ impl Limit {
         let key = self.key(ctx)?;
         Some(match &self.accounts {
             Accounts::Alone(alone) => alone.take(key),
-            Accounts::Together(leases) => leases.take(key, without, || self.name(ctx)),
+            Accounts::Together(leases) => leases.take(key, without, || self.name(ctx).into()),
         })
     }
 
@@ -93,6 +95,13 @@ impl Limit {
         match &self.accounts {
             Accounts::Alone(alone) => alone.keys(),
             Accounts::Together(leases) => leases.keys(),
+        }
+    }
+
+    /// Gives back what of it was leased.
+    pub(super) async fn give_back(&self) {
+        if let Accounts::Together(leases) = &self.accounts {
+            leases.give_back().await;
         }
     }
 
@@ -114,14 +123,14 @@ impl Limit {
         match (self.config.by, ctx.identity()) {
             (By::User, Some(identity)) => {
                 key.extend_from_slice(b"user/");
-                push_plain(&mut key, identity.user.tenant().name());
+                put_id(&mut key, identity.user.tenant().name());
                 key.push(b'/');
-                push_plain(&mut key, identity.user.id());
+                put_id(&mut key, identity.user.id());
             }
             (By::Tenant, Some(identity)) => key.extend([b"tenant/", identity.user.tenant().name().as_bytes()].concat()),
             (By::Route, _) => {
                 key.extend_from_slice(b"route/");
-                push_plain(&mut key, &ctx.route);
+                put_id(&mut key, &ctx.route);
             }
             _ => key.extend(format!("ip/{}", subscriber(ctx.peer)).into_bytes()),
         }
@@ -135,16 +144,6 @@ fn subscriber(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
         v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
-/// Appends text so that it can be told where it ends: anything but letters, digits and `-._~` as %XX.
-fn push_plain(key: &mut Vec<u8>, text: &str) {
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => key.push(byte),
-            _ => key.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
-        }
     }
 }
 

@@ -168,6 +168,14 @@ impl Plugin for RateLimit {
         }
     }
 
+    fn leave(&self) -> Step<'_, ()> {
+        Step::Pending(Box::pin(async {
+            for limit in self.pool.values() {
+                limit.give_back().await;
+            }
+        }))
+    }
+
     fn gauges(&self, readings: &Readings<'_>) {
         if let Some(lessor) = &self.lessor {
             readings.set(WITHOUT_STORE, &[], lessor.is_gone().into());

@@ -59,7 +59,12 @@ impl<V> Table<V> {
 
     /// The part that a key is in, by bits of it that its place in a map does not depend on.
     pub(super) fn shard(&self, key: Key) -> MutexGuard<'_, Shard<V>> {
-        lock(&self.0[(key.0 >> 40) as usize % SHARDS])
+        self.nth((key.0 >> 40) as usize % SHARDS)
+    }
+
+    /// One of the parts, of which there are [`SHARDS`].
+    pub(super) fn nth(&self, shard: usize) -> MutexGuard<'_, Shard<V>> {
+        lock(&self.0[shard])
     }
 
     /// All parts, one after the other.
@@ -88,6 +93,11 @@ impl<V> Shard<V> {
     pub(super) fn insert(&mut self, key: Key, value: V, used: impl Fn(&V) -> u64) -> &mut V {
         self.make_room(used);
         self.entries.entry(key).or_insert(value)
+    }
+
+    /// Every entry.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.entries.values_mut()
     }
 
     /// Places there are, taken or not.

@@ -12,6 +12,7 @@ mod fault;
 mod health;
 mod link;
 mod meters;
+mod name;
 mod node;
 mod place;
 mod script;
@@ -26,6 +27,7 @@ mod wake;
 
 use std::sync::{Arc, OnceLock};
 
+pub(crate) use self::name::put_id;
 pub use self::{
     config::{ClientCertificate, Mode, RedisConfig, RedisTls},
     fault::Fault,

@@ -2,7 +2,10 @@
 
 use std::io::Write as _;
 
-use crate::api::{SessionKey, UserKey};
+use crate::{
+    api::{SessionKey, UserKey},
+    redis::put_id,
+};
 
 /// Byte strings one after the other, as scripts take them.
 #[derive(Debug, Clone, Default)]
@@ -106,22 +109,6 @@ fn put_name(out: &mut Vec<u8>, user: &UserKey, kind: &[u8]) {
     put_id(out, user.id());
     out.extend_from_slice(b"}:");
     out.extend_from_slice(kind);
-}
-
-/// Letters as they are; what has a meaning in a key, or cannot be seen, as `%` and two digits a byte.
-fn put_id(out: &mut Vec<u8>, id: &str) {
-    for c in id.chars() {
-        let mut utf8 = [0; 4];
-        let bytes = c.encode_utf8(&mut utf8).as_bytes();
-        if c.is_control() || c.is_whitespace() || matches!(c, '%' | '/' | '{' | '}') {
-            for byte in bytes {
-                let digit = |d: u8| b"0123456789ABCDEF"[usize::from(d)];
-                out.extend_from_slice(&[b'%', digit(byte >> 4), digit(byte & 15)]);
-            }
-        } else {
-            out.extend_from_slice(bytes);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ fn problems_name_the_limit() {
     assert_eq!(paths, ["limits[2].name", "limits[0].rate", "limits[0].burts", "limits[1].by", "m"]);
     assert_eq!(read(&yaml("{max_keys: 1}")), [problem("max_keys", "must be 1024 to 16777216")]);
     assert_eq!(read(&yaml("{limits: 5}"))[0].path, "limits");
+    let without = "unknown variant `shut`, expected one of `share`, `open`, `closed`";
+    assert_eq!(read(&yaml("{without_store: shut}")), [problem("without_store", without)]);
     let name = "a name has 1 to 32 bytes of a-z, 0-9, _ and -";
     let two = yaml(
         "{limits: [{name: a\"b, by: user, rate: 1/s}, {name: x, by: ip, rate: 1/m}, {name: x, by: ip, rate: 1/m, burst: 100000001}, {name: y, by: ip, rate: 1/h, burst: 721}]}",

@@ -92,12 +92,12 @@ impl Fleet {
         if let Some(ask) = g.lease.ask(now, &whole) {
             self.asked += 1;
             let name = g.name.clone();
-            let grant = self.exchange(&name, Some(&ask)).await;
+            let grant = self.exchange(&name, &ask).await;
             self.gateways[index].answer = Some((now + WAY, ask, grant));
         }
     }
 
-    async fn exchange(&self, holder: &str, ask: Option<&Ask>) -> Grant {
+    async fn exchange(&self, holder: &str, ask: &Ask) -> Grant {
         let time = format!("{:.6}", self.now as f64 / 1e9 + 1e9);
         let subject = Subject { key: self.key.as_bytes(), holder, whole: &self.whole, time: &time };
         self.lessor.exchange(&subject, ask).await.unwrap()
@@ -189,9 +189,10 @@ async fn the_share_of_a_gateway_that_died_or_stopped_goes_to_the_others() {
     for (stopped, settled) in [(false, 33), (true, 31)] {
         let mut fleet = Fleet::new(&lessor, 1000.0, 1000.0, &[900.0, 400.0, 400.0, 400.0], u64::from(stopped));
         fleet.run(30).await;
-        let gone = fleet.gateways.remove(0);
+        let (mut gone, now) = (fleet.gateways.remove(0), fleet.now);
         if stopped {
-            fleet.exchange(&gone.name, None).await;
+            let rest = gone.lease.leave(now, &fleet.whole).unwrap();
+            fleet.exchange(&gone.name, &rest).await;
         }
         fleet.run(30).await;
         let (second, settled) = ((SECOND / BIN) as usize, settled * (SECOND / BIN) as usize);
@@ -209,5 +210,6 @@ async fn what_stands_under_a_key_by_mistake_is_counted_anew() {
     for wrong in ["SET {} x", "HSET {} pool x g0 1 g1 a"] {
         _ = server.cli::<()>(&wrong.replace("{}", &fleet.key).split(' ').collect::<Vec<_>>());
         fleet.run(10).await;
+        assert!((1..3_600_000).contains(&server.cli::<i64>(&["PTTL", &fleet.key]).unwrap()), "nothing stays for ever");
     }
 }
