@@ -38,7 +38,7 @@ pub struct RateLimitConfig {
 }
 
 /// What becomes of a limit whose other gateways cannot be heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Without {
     /// Each gateway goes on with an equal part of it, by the number of gateways there were.
