@@ -152,6 +152,13 @@ pub enum Event<'a> {
         /// Such turns since the last line that got none.
         left_out: u64,
     },
+    /// Redis does not answer: limits that gateways kept together are kept as `without_store` says.
+    LimitsAlone {
+        /// What became of the call: `down`, `unanswered` or `refused`.
+        fault: &'a str,
+    },
+    /// Redis answers again, and gateways keep limits together.
+    LimitsTogether,
     /// A client has seen turns that the store does not have. At most one line a second; the next one counts those left out.
     Gap {
         /// Whose turn.
@@ -234,6 +241,8 @@ impl<'a> From<&Incident<'a>> for Event<'a> {
             Incident::CircuitChanged { tenant, upstream, from, to } => Self::CircuitChanged { tenant, upstream, from, to },
             Incident::DataDirectoryGone => Self::DataDirectoryGone,
             Incident::ReplicasShort { tenant, wanted, have, left_out } => Self::ReplicasShort { tenant, wanted, have, left_out },
+            Incident::LimitsAlone { fault } => Self::LimitsAlone { fault },
+            Incident::LimitsTogether => Self::LimitsTogether,
         }
     }
 }
@@ -259,6 +268,7 @@ impl Event<'_> {
             | Self::CircuitChanged { .. }
             | Self::ReplicasShort { .. }
             | Self::CircuitSwitched { .. }
+            | Self::LimitsAlone { .. }
             | Self::FlowFailed { .. }
             | Self::UpstreamFailed { .. }
             | Self::FlowNotKept { .. }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     client::{self, Http1},
     harness::{Site, post},
+    process::{Process, message},
 };
 
 #[tokio::test]
@@ -99,4 +100,26 @@ async fn a_gateway_that_stops_gives_its_leases_back() {
     wait_until("a share is leased", || fields() == 2);
     gateway.stop();
     assert_eq!(fields(), 1, "only the pool is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_are_told_when_limits_are_kept_without_redis() {
+    let server = Server::start();
+    let redis = format!("store: {{ redis: {{ url: \"redis://127.0.0.1:{}\" }} }}", server.port());
+    let site = Site::new().limits("[{ name: tenant, by: tenant, rate: 100000/s }], without_store: closed").extra(&redis);
+    let mut gateway = Process::start(&site.write(&site.config())).await;
+    let answer = async || client::http1(gateway.public, message("alpha", &json!({ "query": "q" }))).await;
+    assert_eq!(answer().await.status, 200);
+    server.kill();
+    let refused = loop {
+        let reply = answer().await;
+        if reply.status == 429 {
+            break reply;
+        }
+    };
+    assert_eq!(refused.headers["retry-after"], "1");
+    let alone = gateway.event("limits_alone").await;
+    assert_eq!((&alone["level"], &alone["fault"]), (&json!("warn"), &json!("down")));
+    server.restart();
+    assert_eq!(gateway.event("limits_together").await["level"], "info");
 }

@@ -29,6 +29,13 @@ pub enum Incident<'a> {
         /// Such turns since the last report that were not reported.
         left_out: u64,
     },
+    /// Redis does not answer: each gateway keeps by itself what limits they kept together.
+    LimitsAlone {
+        /// What became of the call: `down`, `unanswered` or `refused`.
+        fault: &'static str,
+    },
+    /// Redis answers again, and gateways keep limits together.
+    LimitsTogether,
 }
 
 /// The process's log, which all gateways in it share.

@@ -179,10 +179,10 @@ impl Lease {
         self.balance += ask.balance.min(0.0);
     }
 
-    /// Tokens there are now, and how many come in a nanosecond.
+    /// Tokens there are now, and how many come in a nanosecond; while there is no share, how many might.
     pub(super) fn left(mut self, now: u64, whole: &Whole) -> (f64, f64) {
         self.refill(now, whole);
-        (self.level, if self.until > now { self.share } else { whole.rate * TRICKLE })
+        (self.level, if self.until > now { self.share } else { whole.rate })
     }
 
     /// The same for a gateway that counts alone.
@@ -192,6 +192,7 @@ impl Lease {
     }
 
     /// How far it is from having nothing to say that a new one would not: zero if it has.
+    #[expect(clippy::cast_possible_truncation, reason = "saturates")]
     pub(super) fn used(&self, now: u64, whole: &Whole) -> u64 {
         let missing = ((whole.stock() - self.clone().left(now, whole).0) / (whole.rate * TRICKLE)).max(0.0);
         (missing as u64).max(self.until.saturating_sub(now))

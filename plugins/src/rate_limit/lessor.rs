@@ -11,7 +11,10 @@ use std::{
 use redis::{FromRedisValue, Value};
 
 use super::lease::{Ask, Grant, Whole};
-use crate::redis::{Fault, Redis, Script};
+use crate::{
+    api::Incident,
+    redis::{Fault, Redis, Script},
+};
 
 /// How often it is looked whether Redis is there.
 const LOOK: Duration = Duration::from_millis(250);
@@ -94,7 +97,12 @@ impl Lessor {
     /// Redis has not answered.
     fn doubt(&self, fault: &Fault) {
         if self.doubts.swap(LOOKS, Ordering::Relaxed) == 0 {
-            log::warn!(target: "fengda::rate_limit", "limits are kept without redis: {fault}");
+            let fault = match fault {
+                Fault::Down(_) => "down",
+                Fault::Unknown(_) => "unanswered",
+                Fault::Refused { .. } => "refused",
+            };
+            Incident::LimitsAlone { fault }.log();
         }
     }
 
@@ -105,7 +113,7 @@ impl Lessor {
         } else if self.is_gone() {
             let nobody = Subject { key: b"fengda:{limit}", holder: self.redis.name(), whole: &NOBODYS, time: "" };
             if self.exchange(&nobody, &Ask::NOTHING).await.is_ok() && self.doubts.fetch_sub(1, Ordering::Relaxed) == 1 {
-                log::info!(target: "fengda::rate_limit", "limits are kept together again");
+                Incident::LimitsTogether.log();
             }
         }
     }

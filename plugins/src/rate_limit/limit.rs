@@ -19,8 +19,8 @@ use crate::{
     redis::put_id,
 };
 
-/// The longest that clients are told to wait for a share, in nanoseconds.
-const LONGEST: f64 = 10e9;
+/// The longest that clients are told to wait for a share, in seconds.
+const LONGEST: f64 = 10.0;
 
 /// A limit and the state of its keys.
 pub(super) struct Limit {
@@ -53,10 +53,11 @@ pub(super) struct Left {
 
 impl Left {
     /// Of so many tokens, with so many more in a nanosecond.
+    #[expect(clippy::cast_possible_truncation, reason = "saturates")]
     pub(super) fn of(level: f64, rate: f64) -> Self {
         let remaining = level.max(0.0).floor();
         // A share may be nothing for a while.
-        let time = |tokens: f64| Duration::from_nanos((tokens / rate).min(LONGEST) as u64);
+        let time = |tokens: f64| Duration::from_secs_f64((tokens / rate / 1e9).min(LONGEST));
         let wait = if level < 1.0 { time(1.0 - level) } else { Duration::ZERO };
         Self { remaining: remaining as u32, wait, window: wait.max(time(remaining)) }
     }

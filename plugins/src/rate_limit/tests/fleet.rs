@@ -1,4 +1,5 @@
 //! Several gateways and one limit: what all of them let through, by the real script on a real Redis, in a time of our own.
+#![allow(clippy::cast_possible_truncation, reason = "seconds and nanoseconds of a test")]
 
 use std::sync::Arc;
 

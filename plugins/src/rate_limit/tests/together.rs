@@ -1,4 +1,5 @@
 //! Limits that four gateways keep together, in real time, on a real Redis.
+#![allow(clippy::disallowed_methods, reason = "these have their threads to themselves")]
 
 use std::time::Instant;
 
