@@ -124,7 +124,7 @@ impl Context {
     pub fn new(store: Arc<dyn Store>, config: &ContextConfig, clock: Clock, meters: &Meters) -> Result<Arc<Self>, OpenError> {
         spool::declare(meters);
         let cache = Arc::new(SessionCache::new(config.cache, meters));
-        let open = |spool| Spool::open(spool, &config.dir, store.clone(), cache.clone(), clock, meters);
+        let open = |spool| Spool::open(spool, config, store.clone(), cache.clone(), clock, meters);
         let spool = config.spool.as_ref().map(open).transpose()?;
         let context = Arc::new(Self { store, cache, loads: Loads::default(), spool, turns: config.history_turns });
         meters::watch(&context, meters);

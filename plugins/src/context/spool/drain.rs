@@ -41,6 +41,9 @@ pub(super) struct Drain {
     pub(super) waiting: Arc<Waiting>,
     pub(super) jobs: mpsc::Sender<Job>,
     pub(super) clock: Clock,
+    /// How long after its last turn a conversation is kept. What waited for longer is dropped: by then a store has forgotten that the
+    /// conversation was erased, if it was.
+    pub(super) keep: Duration,
 }
 
 /// What recovery has done since it last said so.
@@ -111,6 +114,9 @@ impl Drain {
     }
 
     async fn store(&self, entry: &Entry, wait: Duration) -> Result<Fate, TurnError> {
+        if entry.at.until(self.clock.now()) >= self.keep {
+            return Ok(Fate::Discarded);
+        }
         if let Some(claim) = &entry.claim {
             self.store.release(claim); // ours, if its commit did not get through
         }

@@ -12,7 +12,7 @@ const TURNS: Family =
 const BYTES: Family = Family { name: "fengda_spool_bytes", help: "Bytes of the turns that wait for the store.", labels: &["tenant"] };
 const OUTCOMES: Family = Family {
     name: "fengda_spool_outcomes_total",
-    help: "Turns by what became of them while the store was away: aside (put on the disk), then stored, discarded (erased meanwhile) or \
+    help: "Turns by what became of them while the store was away: aside (put on the disk), then stored, discarded (erased or expired meanwhile) or \
            refused (put into a file of their own); or no_room.",
     labels: &["tenant", "outcome"],
 };

@@ -30,7 +30,7 @@ use self::{
     writer::{Job, Writer},
 };
 pub(super) use self::{meters::declare, record::Entry, waiting::Waiting};
-use super::{OpenError, Store, cache::SessionCache};
+use super::{ContextConfig, OpenError, Store, cache::SessionCache};
 use crate::api::{Begun, Claim, Clock, Commit, Meters, SessionKey, Tenant, TurnError};
 
 /// How long the disk may take to keep a turn.
@@ -72,18 +72,18 @@ impl Spool {
     /// Opens the folder and begins to store what an earlier process left in it. Blocks on the disk.
     pub(super) fn open(
         config: &SpoolConfig,
-        dir: &Path,
+        context: &ContextConfig,
         store: Arc<dyn Store>,
         cache: Arc<SessionCache>,
         clock: Clock,
         meters: &Meters,
     ) -> Result<Self, OpenError> {
-        let storage = |e: std::io::Error| OpenError::Storage { dir: dir.to_owned(), cause: e.to_string() };
+        let storage = |e: std::io::Error| OpenError::Storage { dir: context.dir.clone(), cause: e.to_string() };
         let waiting = Arc::new(Waiting::default());
-        let writer = take_up(config, dir, &waiting, meters)?;
+        let writer = take_up(config, &context.dir, &waiting, meters)?;
         meters::watch(&waiting, meters);
         let (jobs, queue) = mpsc::channel(MAX_JOBS);
-        let drain = Arc::new(Drain { store, cache, waiting: waiting.clone(), jobs, clock });
+        let drain = Arc::new(Drain { store, cache, waiting: waiting.clone(), jobs, clock, keep: context.history_keep });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
         let (stop, stopped) = oneshot::channel();
         let (handle, recovery) = (runtime.handle().clone(), drain.clone());

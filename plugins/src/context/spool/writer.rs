@@ -20,7 +20,7 @@ const GROUP: usize = 256;
 pub(super) enum Fate {
     /// The store has it.
     Stored,
-    /// The conversation was erased after the turn began.
+    /// The conversation was erased after the turn began, or would have expired.
     Discarded,
     /// The store will never take it.
     Refused,

@@ -131,6 +131,20 @@ async fn what_was_erased_meanwhile_is_not_stored() {
 }
 
 #[tokio::test]
+async fn what_waited_for_longer_than_conversations_are_kept_is_not_stored() {
+    let site = Site::new();
+    let gateway = site.gateway("a");
+    let key = session("s");
+    gateway.turn(&key, "m1").await;
+    gateway.reach.cut(FOREVER);
+    gateway.turn(&key, "m2").await;
+    site.clock.advance(gateway.config.history_keep);
+    gateway.reach.cut(0);
+    gateway.settled().await;
+    assert_eq!((site.ids(&key).await.len(), gateway.outcomes("discarded")), (0, 1.0));
+}
+
+#[tokio::test]
 async fn an_erasure_by_the_same_gateway_takes_the_words_from_its_disk() {
     let site = Site::new();
     let (gateway, other) = (site.gateway("a"), site.gateway("b"));

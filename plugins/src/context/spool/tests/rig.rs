@@ -168,7 +168,12 @@ impl Site {
         let reach = Arc::new(Reach { shared: self.shared.clone(), down: AtomicU32::new(0), deaf: AtomicU32::new(0) });
         let tenants = ["bank", "shop"].map(|name| user(name, "u").tenant().clone()).to_vec();
         let dir = self.dir.path().join(name);
-        let config = ContextConfig { history_turns: LIMITS.turns, spool: Some(SpoolConfig { size, tenants }), ..config(&dir) };
+        let config = ContextConfig {
+            history_turns: LIMITS.turns,
+            history_keep: LIMITS.keep,
+            spool: Some(SpoolConfig { size, tenants }),
+            ..config(&dir)
+        };
         let mut gateway = Gateway { reach, clock: self.clock.clone(), config, meters: Meters::default(), context: None };
         gateway.open();
         gateway
