@@ -4,7 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fengda::server::{self, Options, Running};
-use fengda_plugins::api::{Clock, Registry, Timestamp};
+use fengda_plugins::{
+    api::{Clock, Registry, Timestamp},
+    redis::server::Server,
+};
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -30,6 +33,7 @@ pub struct Site {
     tenants: String,
     beta: String,
     extra: String,
+    store: Vec<String>,
     watch: bool,
     pub clock: Clock,
     plugins: fn(&mut Registry),
@@ -47,6 +51,7 @@ impl Site {
             tenants: String::new(),
             beta: String::new(),
             extra: String::new(),
+            store: Vec::new(),
             watch: false,
             clock: Clock::manual(Timestamp(1_800_000_000_000)),
             plugins: |_| {},
@@ -113,6 +118,17 @@ impl Site {
         self
     }
 
+    /// Keeps conversations in this Redis, whose keys it shares with other gateways.
+    pub fn redis(self, server: &Server) -> Self {
+        self.store(&format!("redis: {{ url: \"redis://127.0.0.1:{}\" }}", server.port()))
+    }
+
+    /// A key below `store` and its value.
+    pub fn store(mut self, yaml: &str) -> Self {
+        self.store.push(yaml.into());
+        self
+    }
+
     /// Changed files are put in force without a reload being asked for.
     pub fn watched(mut self) -> Self {
         self.watch = true;
@@ -130,6 +146,7 @@ impl Site {
 
     pub fn config(&self) -> String {
         let Self { model, upstreams, breaker, limits, beta, tenants, extra, watch, .. } = self;
+        let store = if self.store.is_empty() { String::new() } else { format!("store: {{ {} }}", self.store.join(", ")) };
         let routes = if self.routes.is_empty() { String::new() } else { format!("\nroutes:{SHIPPED_ROUTES}{}", self.routes) };
         format!(
             "listen: 127.0.0.1:0
@@ -151,6 +168,7 @@ tenants:
     canned: {{ busy: beta is busy }}
     {beta}
 {tenants}
+{store}
 log: {{ access: false }}
 watch: {watch}
 {extra}

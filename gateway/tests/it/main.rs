@@ -4,6 +4,7 @@
 
 mod app;
 mod auth;
+mod away;
 mod bad_clients;
 mod bad_input;
 mod bad_upstreams;

@@ -143,9 +143,14 @@ async fn requests_sent_ahead_are_answered_in_order() {
 #[tokio::test]
 async fn a_client_that_saw_more_than_is_stored_is_noticed() {
     let gateway = Site::new().start();
-    gateway.say("alpha", "u", json!({ "query": "q", "last_seq": 5 })).await;
-    gateway.say("alpha", "u", json!({ "query": "q", "last_seq": 1 })).await;
-    assert_eq!(gateway.metric("fengda_context_gaps_total{tenant=\"alpha\"}").await, 1.0);
+    let gap = gateway.say("alpha", "u", json!({ "query": "q", "last_seq": 5 })).await.json();
+    assert_eq!((&gap["gap"], &gap["seq"], &gap["stored"]), (&json!(true), &json!(1), &json!(true)));
+    let none = gateway.say("alpha", "u", json!({ "query": "q", "last_seq": 1 })).await.json();
+    assert_eq!((none.get("gap"), &none["seq"]), (None, &json!(2)));
+    let streamed = gateway.say("alpha", "u", json!({ "query": "q", "last_seq": 3, "stream": true })).await;
+    let done = streamed.text().split("event: done").nth(1).unwrap();
+    assert!(done.contains("\"gap\":true"), "{done}");
+    assert_eq!(gateway.metric("fengda_context_gaps_total{tenant=\"alpha\"}").await, 2.0);
 }
 
 #[tokio::test]

@@ -179,10 +179,10 @@ impl Report {
             return;
         }
         if left == 0 && self.done > 0 {
-            log::info!("the store is back: {} waiting turns were taken care of", self.done);
+            log::info!("the store is back; turns that waited and wait no longer: {}", self.done);
             *self = Self { last: Some(Instant::now()), ..Self::default() };
         } else if !stored_some && !self.away {
-            log::warn!("the store is away: {left} turns wait on this gateway's disk");
+            log::warn!("the store is away; turns that wait on this gateway's disk: {left}");
             *self = Self { away: true, last: Some(Instant::now()), done: self.done };
         }
     }
