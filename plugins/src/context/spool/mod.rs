@@ -188,7 +188,7 @@ fn take_up(config: &SpoolConfig, dir: &Path, waiting: &Arc<Waiting>, meters: &Me
         match line {
             Ok(entry) => {
                 live += entry.size;
-                waiting.push(Arc::new(entry));
+                waiting.push(entry);
             }
             Err(record) => {
                 foreign += 1;

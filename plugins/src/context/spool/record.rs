@@ -1,5 +1,7 @@
 //! A turn that waits, and how it stands in the file.
 
+use std::sync::Arc;
+
 use crate::{
     api::{Change, Claim, Commit, SessionKey, SlotDelta, Tenant, Timestamp, Turn},
     context::codec::{self, Kind, Reader},
@@ -58,7 +60,7 @@ impl Entry {
 /// What a record of the file says.
 pub(super) enum Line {
     /// This turn waits.
-    Waits(Entry),
+    Waits(Arc<Entry>),
     /// The turn with this number waits, but it is nobody's that is configured.
     Foreign(u64),
     /// The turn with this number waits no longer.
@@ -81,7 +83,7 @@ impl Line {
         };
         let (number, epoch, seq, at, commit) = codec::open(Kind::Aside, owner, record, read).ok()?;
         let entry = |key| Entry { number, key, epoch, seq, at, commit, claim: None, size: 4 + record.len() as u64 };
-        Some(session_key(owner, tenants).map_or(Self::Foreign(number), |key| Self::Waits(entry(key))))
+        Some(session_key(owner, tenants).map_or(Self::Foreign(number), |key| Self::Waits(Arc::new(entry(key)))))
     }
 }
 

@@ -79,9 +79,9 @@ async fn a_commit_that_fails_is_tried_again_and_then_put_aside_and_stored_once()
     for (id, lost, calls) in [("m1", false, 1), ("m2", true, 1), ("m3", false, 4), ("m4", true, 3)] {
         let begun = gateway.begin(&key, id).await;
         if lost {
-            gateway.reach.lose_answers(calls)
+            gateway.reach.lose_answers(calls);
         } else {
-            gateway.reach.cut(calls)
+            gateway.reach.cut(calls);
         }
         let stored = gateway.end(&begun, id).await.unwrap();
         assert_eq!(stored.is_some(), calls == 1, "{id}");
