@@ -159,6 +159,30 @@ pub enum Event<'a> {
     },
     /// Redis answers again, and gateways keep limits together.
     LimitsTogether,
+    /// The store takes no turns; they wait on this gateway's disk. At most one line a second, this and the next.
+    StoreAway {
+        /// How many.
+        waiting: usize,
+    },
+    /// The store takes turns again, and none waits any more.
+    StoreBack {
+        /// How many have waited.
+        waited: usize,
+    },
+    /// Of the turns that an earlier process left to wait, not all can be stored. What is there of the others is in `data/spool/refused`.
+    SpoolDamaged {
+        /// Bytes that cannot be read.
+        damaged: usize,
+        /// Bytes at the end of a write that was cut short.
+        torn: usize,
+        /// Turns of tenants that are not configured.
+        foreign: usize,
+    },
+    /// Turns that wait, or the marks of those that wait no longer, cannot be written to the disk. At most one line a second.
+    SpoolFailed {
+        /// What the operating system says.
+        error: &'a str,
+    },
     /// A client has seen turns that the store does not have. At most one line a second; the next one counts those left out.
     Gap {
         /// Whose turn.
@@ -243,6 +267,10 @@ impl<'a> From<&Incident<'a>> for Event<'a> {
             Incident::ReplicasShort { tenant, wanted, have, left_out } => Self::ReplicasShort { tenant, wanted, have, left_out },
             Incident::LimitsAlone { fault } => Self::LimitsAlone { fault },
             Incident::LimitsTogether => Self::LimitsTogether,
+            Incident::StoreAway { waiting } => Self::StoreAway { waiting },
+            Incident::StoreBack { waited } => Self::StoreBack { waited },
+            Incident::SpoolDamaged { damaged, torn, foreign } => Self::SpoolDamaged { damaged, torn, foreign },
+            Incident::SpoolFailed { error } => Self::SpoolFailed { error },
         }
     }
 }
@@ -260,6 +288,8 @@ impl Event<'_> {
             | Self::ContextFailed { .. }
             | Self::DataDirectoryGone
             | Self::RedisDown { .. }
+            | Self::SpoolDamaged { .. }
+            | Self::SpoolFailed { .. }
             | Self::ReloadRefused { .. }
             | Self::FlowRefused { .. }
             | Self::LogEmptied { .. }
@@ -267,6 +297,7 @@ impl Event<'_> {
             Self::ConnectionRefused { .. }
             | Self::CircuitChanged { .. }
             | Self::ReplicasShort { .. }
+            | Self::StoreAway { .. }
             | Self::CircuitSwitched { .. }
             | Self::LimitsAlone { .. }
             | Self::FlowFailed { .. }

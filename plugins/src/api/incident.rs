@@ -36,6 +36,30 @@ pub enum Incident<'a> {
     },
     /// Redis answers again, and gateways keep limits together.
     LimitsTogether,
+    /// The store takes no turns; they wait on this gateway's disk.
+    StoreAway {
+        /// How many.
+        waiting: usize,
+    },
+    /// The store takes turns again, and none waits any more.
+    StoreBack {
+        /// How many have waited.
+        waited: usize,
+    },
+    /// Of the turns that an earlier process left to wait, not all can be stored. What is there of the others is kept beside them.
+    SpoolDamaged {
+        /// Bytes that cannot be read.
+        damaged: usize,
+        /// Bytes at the end of a write that was cut short.
+        torn: usize,
+        /// Turns of tenants that are not configured.
+        foreign: usize,
+    },
+    /// Turns that wait, or the marks of those that wait no longer, cannot be written to the disk.
+    SpoolFailed {
+        /// What the operating system says.
+        error: &'a str,
+    },
 }
 
 /// The process's log, which all gateways in it share.

@@ -19,7 +19,7 @@ use super::{
     writer::{Fate, Job},
 };
 use crate::{
-    api::{Claim, Clock, SessionKey, TurnError, UserKey},
+    api::{Claim, Clock, Incident, SessionKey, TurnError, UserKey},
     context::{BeginRequest, Store, StoreBegin, cache::SessionCache, settle},
 };
 
@@ -179,10 +179,10 @@ impl Report {
             return;
         }
         if left == 0 && self.done > 0 {
-            log::info!("the store is back; turns that waited and wait no longer: {}", self.done);
+            Incident::StoreBack { waited: self.done }.log();
             *self = Self { last: Some(Instant::now()), ..Self::default() };
         } else if !stored_some && !self.away {
-            log::warn!("the store is away; turns that wait on this gateway's disk: {left}");
+            Incident::StoreAway { waiting: left }.log();
             *self = Self { away: true, last: Some(Instant::now()), done: self.done };
         }
     }

@@ -91,16 +91,15 @@ impl Folder {
         Ok(())
     }
 
-    /// Keeps bytes for a person to look at, as long as the file is not larger than `most`. False if it is.
-    pub(super) fn refuse(&self, bytes: &[u8], most: u64) -> io::Result<bool> {
+    /// Keeps bytes for a person to look at. What would make the file larger than `most` is dropped.
+    pub(super) fn refuse(&self, bytes: &[u8], most: u64) -> io::Result<()> {
         let file = private(&self.dir.join(REFUSED))?;
         let len = file.metadata()?.len();
         if len + bytes.len() as u64 > most {
-            return Ok(false);
+            return Ok(());
         }
         file.write_all_at(bytes, len)?;
-        file.sync_data()?;
-        Ok(true)
+        file.sync_data()
     }
 
     /// Removes refused turns of a session, or of all of a user's, which an erasure names. What cannot be read may be theirs and goes too.

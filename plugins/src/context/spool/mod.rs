@@ -31,7 +31,7 @@ use self::{
 };
 pub(super) use self::{meters::declare, record::Entry, waiting::Waiting};
 use super::{ContextConfig, OpenError, Store, cache::SessionCache};
-use crate::api::{Begun, Claim, Clock, Commit, Meters, SessionKey, Tenant, TurnError};
+use crate::api::{Begun, Claim, Clock, Commit, Incident, Meters, SessionKey, Tenant, TurnError};
 
 /// How long the disk may take to keep a turn.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -199,15 +199,14 @@ fn take_up(config: &SpoolConfig, dir: &Path, waiting: &Arc<Waiting>, meters: &Me
     let damaged: usize = unread.iter().map(|bytes| bytes.len()).sum();
     unread.into_iter().for_each(|bytes| refused.extend_from_slice(bytes));
     let meters = SpoolMeters::new(meters);
-    meters.left_behind(foreign, damaged as u64);
+    meters.left_behind(foreign as u64, damaged as u64);
     if !refused.is_empty() {
-        let kept = if folder.refuse(&refused, config.size).map_err(storage)? { "kept beside it" } else { "dropped: no room for them" };
-        log::error!("of the turns that waited, {foreign} are of no configured tenant and {damaged} bytes are damaged; they are {kept}");
+        folder.refuse(&refused, config.size).map_err(storage)?;
     }
-    if found.torn > 0 {
-        log::warn!("the last {} bytes of the turns that waited were cut short while they were written", found.torn);
+    if damaged + found.torn + foreign > 0 {
+        Incident::SpoolDamaged { damaged, torn: found.torn, foreign }.log();
     }
-    let mut writer = Writer { folder, waiting: waiting.clone(), meters, live, most: config.size, next };
+    let mut writer = Writer { folder, waiting: waiting.clone(), meters, live, most: config.size, next, complained: None };
     writer.tidy().map_err(storage)?;
     Ok(writer)
 }

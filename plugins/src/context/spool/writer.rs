@@ -1,6 +1,10 @@
 //! Writes the spool's file: in groups, on the spool's own thread, and no further than there is room.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -10,10 +14,12 @@ use super::{
     record::{Entry, encode_done},
     waiting::Waiting,
 };
-use crate::api::TurnError;
+use crate::api::{Incident, TurnError};
 
 /// Most jobs written together.
 const GROUP: usize = 256;
+/// How often failures are logged.
+const COMPLAINTS: Duration = Duration::from_secs(1);
 
 /// Why an entry waits no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub(super) struct Writer {
     pub(super) most: u64,
     /// Number of the next entry.
     pub(super) next: u64,
+    /// When it last logged that something failed.
+    pub(super) complained: Option<Instant>,
 }
 
 /// What one group comes to.
@@ -84,9 +92,8 @@ impl Writer {
                     self.remove(&entry, Fate::Discarded, group);
                     group.erased = true;
                 }
-                if let Err(e) = self.folder.forget_refused(&owner) {
-                    log::error!("refused turns that were erased are still in the spool's folder: {e}");
-                }
+                let forgotten = self.folder.forget_refused(&owner);
+                self.complain(&forgotten);
                 group.done.push(reply);
             }
         }
@@ -118,20 +125,15 @@ impl Writer {
         if fate == Fate::Refused {
             let mut record = Vec::new();
             entry.encode(&mut record);
-            match self.folder.refuse(&record, self.most) {
-                Ok(true) => {}
-                Ok(false) => log::error!("a waiting turn was refused by the store and dropped: the file of refused ones is full"),
-                Err(e) => log::error!("a waiting turn was refused by the store and dropped: {e}"),
-            }
+            let kept = self.folder.refuse(&record, self.most);
+            self.complain(&kept);
         }
     }
 
     fn write(&mut self, group: Group) {
         let Group { bytes, added, done, erased } = group;
         let written = self.put(&bytes, &added, erased);
-        if let Err(e) = &written {
-            log::error!("the spool cannot be written: {e}");
-        }
+        self.complain(&written);
         for (entry, reply) in added {
             let outcome = match &written {
                 Ok(()) => {
@@ -148,6 +150,15 @@ impl Writer {
         }
         for reply in done {
             let _ = reply.send(());
+        }
+    }
+
+    /// Logs what failed: a line a second at most.
+    fn complain(&mut self, written: &io::Result<()>) {
+        let Err(error) = written else { return };
+        if self.complained.is_none_or(|last| last.elapsed() >= COMPLAINTS) {
+            self.complained = Some(Instant::now());
+            Incident::SpoolFailed { error: &error.to_string() }.log();
         }
     }
 
