@@ -1,4 +1,4 @@
-//! Turns while the store is away: a conversation that is in memory goes on, and its turns wait in the [spool](super::spool).
+//! Turns while the store is away: a conversation that is in memory goes on, and its turns wait in the `spool`.
 
 use std::sync::Arc;
 

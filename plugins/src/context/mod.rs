@@ -1,7 +1,8 @@
 //! The context plugin: conversations that survive restarts, kept hot in memory.
 //!
-//! [`Store`] is what keeps them ([`embedded`] on the local disk, [`redis`] for many gateways), [`cache`] holds the recent ones in front of it, and [`Context`]
-//! joins the two behind the contract's `turn` phase ([`phase`]). Turns that are answered while the store is away wait in a [`spool`]. The gateway opens one [`Context`] per process and gives it to [`spec`]; routes share it.
+//! [`Store`] is what keeps them ([`embedded`] on the local disk, [`redis`] for many gateways), [`cache`] holds the recent ones in front
+//! of it, and [`Context`] joins the two behind the contract's `turn` phase (`phase`). Turns that are answered while the store is away
+//! (`aside`) wait in the `spool`. The gateway opens one [`Context`] per process and gives it to [`spec`]; routes share it.
 
 mod aside;
 pub mod cache;

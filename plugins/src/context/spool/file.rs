@@ -67,7 +67,7 @@ impl Folder {
         self.len
     }
 
-    /// Appends to the file of waiting turns. `sync`: to the disk, not only to the operating system. A failed write leaves the file as it was.
+    /// Appends to the file of waiting turns. `sync`: to the disk, not only to the operating system. A failed write does not count.
     pub(super) fn append(&mut self, bytes: &[u8], sync: bool) -> io::Result<()> {
         self.waiting.write_all_at(bytes, self.len)?;
         if sync {
