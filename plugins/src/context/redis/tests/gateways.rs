@@ -141,6 +141,7 @@ async fn what_expires_during_a_turn_is_there_until_its_end() {
     let s = Subject::new(Arc::new(store(server, limits, &Clock::system()).await), Clock::system(), ()).apart();
     let key = s.session("a");
     let begun = s.clock().now();
+    s.store().erase_user(key.user()).await.unwrap(); // so that the turn is of an epoch
     s.turn(&key, "m1").await;
     let (claim, base) = s.claim(&key, "m2").await;
     assert_eq!(base.seq, 1);
