@@ -40,6 +40,7 @@ fn open(dir: &Scratch, durability: Durability, cache_size: u64) -> Arc<Context> 
         history_keep: Duration::from_secs(7 * 86400),
         dir: dir.0.clone(),
         spool: None,
+        import: None,
     };
     Context::open(&config, Clock::system(), &Meters::default()).expect("a fresh directory opens")
 }

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use fengda_plugins::api::{Clock, Readings};
+use fengda_plugins::{
+    api::{Clock, Readings},
+    context::Context,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use tokio_util::task::TaskTracker;
@@ -41,6 +44,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// What is counted of requests that match no route.
     pub no_route: RouteMetrics,
+    /// The conversations, if a route keeps any.
+    context: Option<Arc<Context>>,
     origin: Origin,
     environment: Environment,
     workshop: Workshop,
@@ -80,7 +85,14 @@ impl Reloaded {
 
 impl Gateway {
     /// Puts a first snapshot in force. `origin` and `environment` are where reloads read from, `read` are the files as they were for this one.
-    pub fn new(snapshot: Snapshot, workshop: Workshop, origin: Origin, environment: Environment, read: Look) -> Arc<Self> {
+    pub fn new(
+        snapshot: Snapshot,
+        workshop: Workshop,
+        context: Option<Arc<Context>>,
+        origin: Origin,
+        environment: Environment,
+        read: Look,
+    ) -> Arc<Self> {
         let no_route = RouteMetrics::new(workshop.metrics.clone(), "-".into());
         let gateway = Arc::new(Self {
             lanes: Lanes::new(),
@@ -92,11 +104,13 @@ impl Gateway {
             clock: workshop.clock.clone(),
             no_route,
             snapshot: ArcSwap::from_pointee(snapshot),
+            context,
             origin,
             environment,
             workshop,
             reloading: Mutex::new(Attempt { read, refused: None }),
         });
+        gateway.tell_store(&gateway.snapshot.load());
         gateway.put_on_record(&gateway.snapshot.load());
         let weak = Arc::downgrade(&gateway);
         gateway.metrics.meters().before_gather(move |readings| {
@@ -125,6 +139,12 @@ impl Gateway {
         snapshot.set_gauges(readings);
         // An operator may hold a circuit of an upstream that is gone.
         self.metrics.meters().retain("upstream", |name| snapshot.config.upstreams.contains_key(name));
+    }
+
+    /// Tells the store whose conversations an older deployment has.
+    fn tell_store(&self, snapshot: &Snapshot) {
+        let Some(context) = &self.context else { return };
+        context.import(snapshot.config.imports());
     }
 
     /// Tells the metrics which configuration is in force, and drops the series of what it no longer has. A request that is still under
@@ -204,6 +224,7 @@ impl Gateway {
         logger::init(snapshot.config.log.level);
         snapshot.config.log_warnings();
         self.metrics.reloads.results.with_label_values(&["applied"]).inc();
+        self.tell_store(snapshot);
         self.put_on_record(snapshot);
         let broken_flows = snapshot.flows.iter().filter(|(_, p)| p.is_some()).map(|(t, _)| t.as_str()).collect();
         logger::emit(&Event::Reloaded { generation: snapshot.generation, config_hash: &snapshot.config.hash, broken_flows });

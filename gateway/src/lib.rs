@@ -15,6 +15,7 @@ pub mod flow;
 pub mod forward;
 pub mod gateway;
 pub mod history;
+pub mod import;
 mod private;
 pub mod proxy;
 pub mod registry;

@@ -11,8 +11,8 @@ use std::{
 };
 
 use fengda_plugins::{
-    api::{Clock, Registry},
-    context::{Backend, Context, ContextConfig, Durability, OpenError, SpoolConfig},
+    api::{Clock, Meters, Registry},
+    context::{Backend, Context, ContextConfig, Durability, OpenError, SpoolConfig, import::Lists},
     redis::Redis,
 };
 use pingora_core::{
@@ -30,7 +30,7 @@ use crate::{
     config::{self, Config, Diagnostics, Origin},
     edge::{LAST_CALL, Public, files},
     gateway::{Environment, Gateway},
-    registry,
+    import, registry,
     snapshot::{Snapshot, Workshop},
     telemetry::{self, Event, Metrics, Sink, logger},
     watch::{Look, watch_files},
@@ -122,15 +122,13 @@ pub fn start(options: Options) -> Result<Running, StartError> {
     let workshop = Workshop { registry, clock: options.clock.clone(), metrics: Arc::new(Metrics::new()) };
     let (public_socket, public) = bind("listen", config.listen)?;
     let (admin_socket, admin) = config.admin.map(|address| bind("admin", address)).transpose()?.unzip();
-    let redis = match &config.store.backend {
-        config::Backend::Redis(store) => Some(Redis::open(store.link.clone(), workshop.metrics.meters())?),
-        config::Backend::Embedded { .. } => None,
-    };
+    let redis = open_redis(&config, workshop.metrics.meters())?;
+    let older = import::lists(&config, redis.as_ref())?;
     if let Some(redis) = &redis {
         redis.spawn(telemetry::redis::report(redis.health(), logger::emit));
         slots.redis.set(redis.clone()).ok().expect("the slots were made above");
     }
-    let open = || Context::open(&context_config(&config, redis.clone()), options.clock, workshop.metrics.meters());
+    let open = || Context::open(&context_config(&config, redis.clone(), older), options.clock, workshop.metrics.meters());
     let context = config.keeps_conversations().then(open).transpose()?;
     if let Some(context) = &context {
         slots.conversations.set(context.clone()).ok().expect("the slots were made above");
@@ -140,7 +138,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         logger::emit(&Event::FewFiles { connections, served: room });
     }
     let snapshot = Snapshot::build(config, &workshop, None)?;
-    let gateway = Gateway::new(snapshot, workshop, options.config, options.environment, read);
+    let gateway = Gateway::new(snapshot, workshop, context.clone(), options.config, options.environment, read);
     let (draining, drains) = watch::channel(false);
     let (stop_serving, serving) = watch::channel(false);
     let (stop_admin, administering) = watch::channel(false);
@@ -208,7 +206,16 @@ impl Running {
     }
 }
 
-fn context_config(config: &Config, redis: Option<Arc<Redis>>) -> ContextConfig {
+/// The way to the Redis that keeps conversations, if one does.
+pub(crate) fn open_redis(config: &Config, meters: &Meters) -> io::Result<Option<Arc<Redis>>> {
+    match &config.store.backend {
+        config::Backend::Redis(store) => Redis::open(store.link.clone(), meters).map(Some),
+        config::Backend::Embedded { .. } => Ok(None),
+    }
+}
+
+/// How conversations are kept, and where `older` ones are.
+pub(crate) fn context_config(config: &Config, redis: Option<Arc<Redis>>, older: Option<(Lists, Duration)>) -> ContextConfig {
     let store = &config.store;
     let durability = match store.backend {
         config::Backend::Embedded { durability: config::Durability::Disk } => Durability::Disk,
@@ -227,6 +234,7 @@ fn context_config(config: &Config, redis: Option<Arc<Redis>>) -> ContextConfig {
         history_keep: store.history_keep,
         dir: config.data.clone(),
         spool,
+        import: older,
     }
 }
 

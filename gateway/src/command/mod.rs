@@ -5,6 +5,7 @@
 
 mod check;
 mod completions;
+mod import;
 mod proxy;
 mod run;
 mod schema;
@@ -43,6 +44,7 @@ enum Command {
     Proxy(proxy::Proxy),
     Schema(schema::Schema),
     Token(token::Token),
+    Import(import::Import),
     Completions(completions::Completions),
 }
 
@@ -63,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Proxy(proxy) => proxy.run(),
         Command::Schema(schema) => schema.run(),
         Command::Token(token) => token.run(),
+        Command::Import(import) => import.run(),
         Command::Completions(completions) => completions.run(),
     };
     match result {

@@ -19,6 +19,12 @@ pub(super) fn tell(text: &str) {
     drop(writeln!(io::stderr(), "{text}"));
 }
 
+/// Takes the last line told at a terminal back.
+pub(super) fn take_back() {
+    // One line up, and it is empty: ECMA-48 sections 8.3.22 and 8.3.41.
+    drop(write!(io::stderr(), "\x1b[A\x1b[2K"));
+}
+
 /// Whether somebody reads stderr at a terminal.
 pub(super) fn is_watched() -> bool {
     io::stderr().is_terminal()

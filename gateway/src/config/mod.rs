@@ -13,7 +13,7 @@
 //! Plugins read their own part when they are built; [`Config::locate_all`] gives their problems a place in the file.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     io::Read,
     net::SocketAddr,
@@ -22,7 +22,10 @@ use std::{
     time::Duration,
 };
 
-use fengda_plugins::api::Registry;
+use fengda_plugins::{
+    api::{Registry, Tenant},
+    context::import::Pattern,
+};
 
 use crate::edge::tls;
 
@@ -53,7 +56,7 @@ use marks::{Flaw, MAX_BYTES, Mark, Marks};
 pub use reference::reference;
 pub use schema::schema;
 pub use types::{
-    Backend, ChainEntry, Cors, Durability, FlowLimits, Limits, Log, Origins, RedisStore, Route, Store, Target, TenantConfig, Wait,
+    Backend, ChainEntry, Cors, Durability, FlowLimits, Import, Limits, Log, Origins, RedisStore, Route, Store, Target, TenantConfig, Wait,
 };
 pub use upstream::{
     AnswerUpstream, Balance, Eject, Endpoint, Forward, HeaderRules, HttpTimeouts, HttpUpstream, MAX_PEERS, PeersConfig, Upstream,
@@ -202,6 +205,11 @@ impl Config {
     /// Whether a route keeps conversations, so that there must be a store.
     pub fn keeps_conversations(&self) -> bool {
         self.routes.iter().any(|route| route.chain.iter().any(|entry| entry.plugin == CONTEXT))
+    }
+
+    /// The keys of tenants' conversations in an older deployment.
+    pub fn imports(&self) -> HashMap<Tenant, Pattern> {
+        self.tenants.iter().filter_map(|tenant| Some((tenant.tenant.clone(), tenant.import.clone()?))).collect()
     }
 
     /// Tells the operator of what most likely is not what was meant.

@@ -30,7 +30,7 @@ mod store;
 mod upstreams;
 
 pub(super) use routes::{Cors, Headers, Host, Route};
-pub(super) use store::{Redis, RedisTls, Store};
+pub(super) use store::{Import, Redis, RedisTls, Store};
 pub(super) use upstreams::{Balance, Upstream};
 
 /// The whole file.
@@ -259,6 +259,9 @@ pub(super) struct Tenant {
     pub(super) log: Option<PathBuf>,
     /// How many of its requests may be in flight: 1 to 1000000. Bounded by fairness among tenants alone if absent.
     pub(super) in_flight: Option<usize>,
+    /// The keys under which an older deployment has the tenant's conversations, such as `chat:{user_id}` or
+    /// `chat:{user_id}:{session_id}`: each is brought over at its user's first contact. None are if absent.
+    pub(super) import: Option<String>,
     /// Replicas of `store.redis` that must have a turn before its answer is called stored. None are waited for if absent.
     pub(super) wait: Option<Wait>,
     /// What one turn of the script may use.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use fengda_plugins::{
     api::{Tenant, TenantBuild, Text},
-    context::CacheConfig,
+    context::{CacheConfig, import::Pattern},
     redis::RedisConfig,
 };
 use http::{HeaderName, HeaderValue, Method};
@@ -63,12 +63,33 @@ pub struct Limits {
 pub struct Store {
     /// What keeps them.
     pub backend: Backend,
+    /// Where those of an older deployment are; nowhere if absent.
+    pub import: Option<Import>,
     /// How much is held in memory.
     pub cache: CacheConfig,
     /// How many turns of a session are kept.
     pub history_turns: usize,
     /// How long a session is kept after its last turn.
     pub history_keep: Duration,
+}
+
+impl Store {
+    /// How the Redis that keeps them is reached, if one does.
+    pub fn redis(&self) -> Option<&RedisConfig> {
+        match &self.backend {
+            Backend::Redis(redis) => Some(&redis.link),
+            Backend::Embedded { .. } => None,
+        }
+    }
+}
+
+/// Conversations of an older deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// How they are reached; where the new ones are kept, if absent.
+    pub link: Option<RedisConfig>,
+    /// How long a session's first turn may wait for what was said before.
+    pub wait: Duration,
 }
 
 /// What keeps conversations.
@@ -213,6 +234,8 @@ pub struct TenantConfig {
     pub in_flight: Option<usize>,
     /// Which replicas its turns wait for; none if absent.
     pub wait: Option<Wait>,
+    /// The keys of its conversations in an older deployment, to be brought over at their first contact.
+    pub import: Option<Pattern>,
     /// Ready-made answers by name; `busy` is always there.
     pub canned: Arc<BTreeMap<String, Text>>,
     /// Where its flow's log lines go; no other tenant's.

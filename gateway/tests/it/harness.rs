@@ -31,6 +31,7 @@ pub struct Site {
     breaker: String,
     limits: String,
     tenants: String,
+    alpha: String,
     beta: String,
     extra: String,
     store: Vec<String>,
@@ -49,6 +50,7 @@ impl Site {
             breaker: "{ retries: 0 }".into(),
             limits: "[{ name: tenant, by: tenant, rate: 100000/s, burst: 100000 }]".into(),
             tenants: String::new(),
+            alpha: String::new(),
             beta: String::new(),
             extra: String::new(),
             store: Vec::new(),
@@ -106,6 +108,12 @@ impl Site {
         self
     }
 
+    /// Further keys of the tenant `alpha`.
+    pub fn tenant_alpha(mut self, yaml: &str) -> Self {
+        self.alpha = yaml.into();
+        self
+    }
+
     /// Further keys of the tenant `beta`.
     pub fn tenant_beta(mut self, yaml: &str) -> Self {
         self.beta = yaml.into();
@@ -145,7 +153,7 @@ impl Site {
     }
 
     pub fn config(&self) -> String {
-        let Self { model, upstreams, breaker, limits, beta, tenants, extra, watch, .. } = self;
+        let Self { model, upstreams, breaker, limits, alpha, beta, tenants, extra, watch, .. } = self;
         let store = if self.store.is_empty() { String::new() } else { format!("store: {{ {} }}", self.store.join(", ")) };
         let routes = if self.routes.is_empty() { String::new() } else { format!("\nroutes:{SHIPPED_ROUTES}{}", self.routes) };
         format!(
@@ -162,6 +170,7 @@ tenants:
     flow: flows/alpha/main.lua
     keys: [{{ alg: HS256, secret: {} }}]
     canned: {{ busy: alpha is busy }}
+    {alpha}
   beta:
     flow: flows/beta/main.lua
     keys: [{{ alg: HS256, secret: {} }}]

@@ -22,6 +22,7 @@ mod forward;
 mod frames;
 mod harness;
 mod history;
+mod import;
 mod isolation;
 mod keys;
 mod limits;

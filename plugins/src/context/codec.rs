@@ -32,6 +32,8 @@ pub(super) enum Kind {
     Aside = 7,
     /// Which waiting turn waits no longer.
     Done = 8,
+    /// Until when a session, or a user with all sessions, counts as erased, so that nothing from elsewhere is put in its place.
+    Erased = 9,
 }
 
 impl Kind {
@@ -45,6 +47,7 @@ impl Kind {
             Self::Slots => "slots",
             Self::Aside => "waiting turn",
             Self::Done => "done",
+            Self::Erased => "erased",
         }
     }
 }

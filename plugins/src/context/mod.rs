@@ -11,6 +11,7 @@ mod codec;
 #[macro_use]
 pub mod conformance;
 pub mod embedded;
+pub mod import;
 mod loads;
 mod meters;
 mod phase;
@@ -22,6 +23,7 @@ mod store;
 mod tests;
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -35,7 +37,14 @@ pub use self::{
     spool::{SpoolConfig, SpoolStatus},
     store::{BeginRequest, Limits, Store, StoreBegin, Stored},
 };
-use self::{cache::SessionCache, embedded::Embedded, loads::Loads, redis::RedisStore, spool::Spool};
+use self::{
+    cache::SessionCache,
+    embedded::Embedded,
+    import::{FirstContact, Lists, Pattern},
+    loads::Loads,
+    redis::RedisStore,
+    spool::Spool,
+};
 use crate::{
     api::{BuildCtx, Clock, Meters, Plugin, PluginSpec, Problem, Readings, Scope, Step, Tenant, TurnError, TurnPhase, parse_config},
     redis::Redis,
@@ -76,6 +85,26 @@ pub struct ContextConfig {
     pub dir: PathBuf,
     /// Where turns wait while the store is away; none for a store that is not to be away.
     pub spool: Option<SpoolConfig>,
+    /// Where the lists of an older deployment are, and how long a turn may wait for one of them.
+    pub import: Option<(Lists, Duration)>,
+}
+
+impl ContextConfig {
+    /// How much of a conversation is kept.
+    pub fn limits(&self) -> Limits {
+        Limits { turns: self.history_turns, keep: self.history_keep }
+    }
+
+    /// Opens the store. Blocks on the disk: not for a runtime thread that serves requests. Redis need not be there.
+    ///
+    /// # Errors
+    /// The directory is in use, or cannot be read or written.
+    pub fn open_store(&self, clock: Clock, meters: &Meters) -> Result<Arc<dyn Store>, OpenError> {
+        match &self.backend {
+            Backend::Embedded(durability) => Ok(Arc::new(Embedded::open(&self.dir, *durability, self.limits(), clock)?)),
+            Backend::Redis(redis) => Ok(Arc::new(RedisStore::new(redis.clone(), self.limits(), clock, meters))),
+        }
+    }
 }
 
 /// Why the store could not be opened.
@@ -100,21 +129,18 @@ pub struct Context {
     cache: Arc<SessionCache>,
     loads: Loads,
     spool: Option<Spool>,
+    first_contact: Option<FirstContact>,
     /// Most turns of a conversation.
     turns: usize,
 }
 
 impl Context {
-    /// Opens the store. Blocks on the disk: not for a runtime thread that serves requests. Redis need not be there.
+    /// Opens the store and puts a cache before it. See [`ContextConfig::open_store`].
     ///
     /// # Errors
     /// The directory is in use, or cannot be read or written.
     pub fn open(config: &ContextConfig, clock: Clock, meters: &Meters) -> Result<Arc<Self>, OpenError> {
-        let limits = Limits { turns: config.history_turns, keep: config.history_keep };
-        let store: Arc<dyn Store> = match &config.backend {
-            Backend::Embedded(durability) => Arc::new(Embedded::open(&config.dir, *durability, limits, clock.clone())?),
-            Backend::Redis(redis) => Arc::new(RedisStore::new(redis.clone(), limits, clock.clone(), meters)),
-        };
+        let store = config.open_store(clock.clone(), meters)?;
         Self::new(store, config, clock, meters)
     }
 
@@ -124,10 +150,13 @@ impl Context {
     /// The spool's directory is in use, or cannot be read or written.
     pub fn new(store: Arc<dyn Store>, config: &ContextConfig, clock: Clock, meters: &Meters) -> Result<Arc<Self>, OpenError> {
         spool::declare(meters);
+        import::declare(meters);
         let cache = Arc::new(SessionCache::new(config.cache, meters));
+        let first_contact = config.import.clone();
+        let first_contact = first_contact.map(|(lists, wait)| FirstContact::new(lists, wait, config.limits(), clock.clone(), meters));
         let open = |spool| Spool::open(spool, config, store.clone(), cache.clone(), clock, meters);
         let spool = config.spool.as_ref().map(open).transpose()?;
-        let context = Arc::new(Self { store, cache, loads: Loads::default(), spool, turns: config.history_turns });
+        let context = Arc::new(Self { store, cache, loads: Loads::default(), spool, first_contact, turns: config.history_turns });
         meters::watch(&context, meters);
         Ok(context)
     }
@@ -135,6 +164,13 @@ impl Context {
     /// What waits for the store; none if turns cannot be put aside.
     pub fn spool(&self) -> Option<SpoolStatus> {
         self.spool.as_ref().map(Spool::status)
+    }
+
+    /// Says which tenants' sessions are looked for in an older deployment at their first contact, and under which keys.
+    pub fn import(&self, patterns: HashMap<Tenant, Pattern>) {
+        if let Some(first_contact) = &self.first_contact {
+            first_contact.set(patterns);
+        }
     }
 
     /// Resolves when everything acknowledged before is on the disk. Last call before the process ends.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{BeginRequest, Context, StoreBegin, aside, cache::Mark, settle};
+use super::{BeginRequest, Context, StoreBegin, aside, cache::Mark, import::FirstContact, settle};
 use crate::api::{Begin, BeginTurn, Begun, BoxFuture, Claim, Commit, Committed, SessionKey, SessionState, TurnError, TurnPhase, UserKey};
 
 /// How often a commit is tried before its store counts as away.
@@ -49,8 +49,32 @@ impl Context {
             (None, Some(cached)) => cached.clone(),
             (None, None) => Arc::default(),
         };
+        let (claim, state) = self.at_first_contact(claim, state, mark).await?;
         let gap = seen.is_some_and(|seen| seen > state.seq);
         Ok(Begin::Run(Begun { key: key.clone(), claim: Some(claim), state, gap }))
+    }
+
+    /// Brings over what was said before, if a claimed session stands as if nothing ever was.
+    async fn at_first_contact(&self, claim: Claim, state: Arc<SessionState>, mark: Mark) -> Result<(Claim, Arc<SessionState>), TurnError> {
+        let Some((import, list)) = self.list_for(&claim.key, &state) else { return Ok((claim, state)) };
+        let (claim, imported) = import.under(&*self.store, claim, &list).await?;
+        imported.iter().for_each(|imported| self.cache.insert(&claim.key, imported, mark));
+        Ok((claim, imported.unwrap_or(state)))
+    }
+
+    /// The session as it is to be shown, what was said before it with it.
+    async fn shown(&self, key: &SessionKey) -> Result<Arc<SessionState>, TurnError> {
+        let (mark, state) = (self.cache.mark(), self.load(key).await?);
+        let Some((import, list)) = self.list_for(key, &state) else { return Ok(state) };
+        let imported = import.aside(&*self.store, key, &list).await?;
+        imported.iter().for_each(|imported| self.cache.insert(key, imported, mark));
+        Ok(imported.unwrap_or(state))
+    }
+
+    /// Where to look for what was said before, if the session stands as if nothing ever was.
+    fn list_for(&self, key: &SessionKey, state: &SessionState) -> Option<(&FirstContact, Vec<u8>)> {
+        let import = self.first_contact.as_ref()?;
+        Some((import, import.list_for(key, state)?))
     }
 
     /// Commits a turn to the store. That a commit failed or was not answered in time does not say that it was not done, so it is tried
@@ -132,7 +156,7 @@ impl TurnPhase for Context {
         Box::pin(async move {
             match self.store_waiting(key, HISTORY_PATIENCE).await {
                 Err(away @ TurnError::Unavailable(_)) => Err(away),
-                _ => self.loads.share(key, || self.load(key)).await,
+                _ => self.loads.share(key, || self.shown(key)).await,
             }
         })
     }

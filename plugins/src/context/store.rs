@@ -87,6 +87,20 @@ pub trait Store: Send + Sync {
     /// [`TurnError::Corrupt`], [`TurnError::Unavailable`].
     fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>>;
 
+    /// Whether a session has no record, not even of having been erased: neither it nor its user was in the last [`Limits::keep`]. Only
+    /// then can it be given what was said elsewhere.
+    ///
+    /// # Errors
+    /// [`TurnError::Corrupt`], [`TurnError::Unavailable`].
+    fn is_new<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<bool, TurnError>>;
+
+    /// Gives a claimed session that [is new](Self::is_new) its first turns, numbered from 1, of which the newest [`Limits::turns`] are kept:
+    /// all or nothing. The claim stands. Returns the session as it is then; `None` if it was not new, or `turns` is empty.
+    ///
+    /// # Errors
+    /// [`TurnError::ClaimLost`], [`TurnError::Corrupt`], [`TurnError::Unavailable`]: the outcome is unknown then.
+    fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>>;
+
     /// Erases one session's turns and slots. Its `seq` goes on, its expiry stays; claims given before are lost. What is damaged is
     /// erased too, `seq` and all.
     ///

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{
         Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Problem, Scope, SessionKey, SessionState,
-        Step, TenantBuild, TurnError, TurnPhase, UserKey, Version, parse_config,
+        Step, TenantBuild, Turn, TurnError, TurnPhase, UserKey, Version, parse_config,
     },
     units::Percent,
 };
@@ -87,6 +87,14 @@ impl Store for Counting {
         }))
     }
 
+    fn is_new<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<bool, TurnError>> {
+        self.inner.is_new(key)
+    }
+
+    fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        self.inner.import(claim, turns)
+    }
+
     fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
         self.inner.erase_session(key)
     }
@@ -125,6 +133,7 @@ pub(super) fn config(dir: &Path) -> ContextConfig {
         history_keep: LIMITS.keep,
         dir: dir.to_owned(),
         spool: None,
+        import: None,
     }
 }
 

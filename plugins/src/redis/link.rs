@@ -139,6 +139,11 @@ impl Redis {
         self.around.runtime.spawn(work);
     }
 
+    /// The servers, and what they share.
+    pub(super) fn parts(&self) -> (&Route, &Around) {
+        (&self.route, &self.around)
+    }
+
     async fn call(&self, call: &Call<'_>, more: Duration) -> Result<Answer, Fault> {
         let begun = Instant::now();
         let deadline = begun + self.around.dial.timeout + more;

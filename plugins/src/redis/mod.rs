@@ -15,6 +15,7 @@ mod meters;
 mod name;
 mod node;
 mod place;
+mod scan;
 mod script;
 #[cfg(any(test, feature = "conformance"))]
 pub mod server;
@@ -33,6 +34,7 @@ pub use self::{
     fault::Fault,
     health::Health,
     link::Redis,
+    scan::Scan,
     script::Script,
     url::{RedisUrl, UrlError},
     wake::Listener,

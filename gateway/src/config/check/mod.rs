@@ -61,7 +61,14 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report
     let upstreams = upstreams::check(raw.upstreams.unwrap_or_else(raw::default_upstreams), report);
     let store = store::check(raw.store, report);
     let shared = matches!(store.backend, Backend::Redis(_));
-    let context = tenants::Context { data: &data, registry, key_files, loopback: raw.listen.ip().is_loopback(), shared };
+    let context = tenants::Context {
+        data: &data,
+        registry,
+        key_files,
+        loopback: raw.listen.ip().is_loopback(),
+        shared,
+        older: store.import.is_some(),
+    };
     let raw_routes = raw.routes.unwrap_or_else(raw::default_routes);
     let needed = raw_routes.iter().flatten().any(|route| !route.public);
     let tenants = tenants::check(&raw.tenants, needed, &context, report);

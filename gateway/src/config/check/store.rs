@@ -7,7 +7,7 @@ use fengda_plugins::{
 
 use super::{DAY, MILLISECOND, SECOND, upstreams::authority, within};
 use crate::{
-    config::{Backend, MAX_PEERS, RedisStore, Store, diagnostic::Report, path::Path, raw},
+    config::{Backend, Import, MAX_PEERS, RedisStore, Store, diagnostic::Report, path::Path, raw},
     edge::tls::{Acceptor, TlsError},
 };
 
@@ -25,12 +25,41 @@ pub(super) fn check(mut raw: raw::Store, report: &mut Report) -> Store {
         let hint = "keep one: `embedded` for one gateway, `redis` for many".to_owned();
         report.add(&path, "`redis` and `embedded` are two stores, and conversations are in one", hint);
     }
+    let import = raw.import.take().or_else(|| raw.redis.as_ref().map(|_| raw::Import::default()));
+    let import = import.and_then(|import| self::import(import, raw.redis.is_some(), report));
     let embedded = Backend::Embedded { durability: raw.embedded.unwrap_or_default().durability };
     Store {
         backend: raw.redis.take().map_or(embedded, |raw| Backend::Redis(Box::new(redis(raw, &path, report)))),
+        import,
         cache: CacheConfig { size: raw.cache.size, share: raw.cache.share, idle: raw.cache.idle },
         history_turns: raw.history.turns,
         history_keep: raw.history.keep,
+    }
+}
+
+/// `shared`: the store is a Redis, where the lists may be too.
+fn import(raw: raw::Import, shared: bool, report: &mut Report) -> Option<Import> {
+    let path = Path::parse("store.import");
+    within(report, path.at("timeout"), raw.timeout, 10 * MILLISECOND..=2 * SECOND, "10ms to 2s");
+    let raw::Import { url, cluster, timeout } = raw;
+    match url {
+        Some(url) => {
+            let raw = raw::Redis { url: Some(url), cluster, ..raw::Redis::default() };
+            Some(Import { link: Some(redis(raw, &path, report).link), wait: timeout })
+        }
+        None if !shared => {
+            report.add(&path, "`import` needs a `url`: the store is `embedded`", EXAMPLE.to_owned());
+            None
+        }
+        None if cluster => {
+            report.add(
+                &path.at("cluster"),
+                "`cluster` is about a `url`, and there is none",
+                "`store.redis` has a `cluster` of its own".to_owned(),
+            );
+            None
+        }
+        None => Some(Import { link: None, wait: timeout }),
     }
 }
 

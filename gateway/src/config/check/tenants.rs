@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path as FilePath, sync::Arc};
 
-use fengda_plugins::api::{Registry, Tenant, Text};
+use fengda_plugins::{
+    api::{Registry, Tenant, Text},
+    context::import::{Pattern, PatternError},
+};
 use serde_yaml::Value;
 
 use super::{IN_FLIGHT, MIB, MILLISECOND, SECOND, logs, plugins, within};
@@ -22,6 +25,8 @@ pub(super) struct Context<'a> {
     pub(super) loopback: bool,
     /// Whether the store is one that may have replicas.
     pub(super) shared: bool,
+    /// Whether it is said where an older deployment's conversations are.
+    pub(super) older: bool,
 }
 
 /// What no two tenants may share: by what it is, whose it is.
@@ -53,6 +58,7 @@ pub(super) fn check(
             }
         }
     }
+    imports(&checked, &root, report);
     logs::check(&checked, context.data, context.key_files, report);
     checked
 }
@@ -70,6 +76,7 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
     if let Some(wait) = raw.wait {
         replicas(wait, &path.at("wait"), context, report);
     }
+    let import = raw.import.as_ref().and_then(|text| import(text, &path.at("import"), context, report));
     let flow = raw.flow.as_ref().map(|flow| report.source.resolve(flow));
     flow.iter().for_each(|flow| report.depends_on(flow.clone()));
     match &flow {
@@ -92,6 +99,7 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
         flow_limits: raw.flow_limits.clone(),
         in_flight: raw.in_flight,
         wait: raw.wait,
+        import,
         canned: Arc::new(canned),
         log: raw.log.as_ref().map_or_else(|| context.data.join(format!("logs/{name}.log")), |log| report.source.resolve(log)),
         demo: all_demo(&raw.keys),
@@ -104,6 +112,33 @@ fn replicas(wait: Wait, path: &Path, context: &Context<'_>, report: &mut Report)
     within(report, path.at("timeout"), wait.timeout, MILLISECOND..=5 * SECOND, "1ms to 5s");
     if !context.shared {
         report.add(path, "`wait` is for replicas of `store.redis`", "remove it: the store is `embedded` and has none".to_owned());
+    }
+}
+
+fn import(text: &str, path: &Path, context: &Context<'_>, report: &mut Report) -> Option<Pattern> {
+    if !context.older {
+        let hint = "`store: { import: { url: redis://… } }`".to_owned();
+        report.add(path, "nothing says where the older deployment's conversations are", hint);
+    }
+    match text.parse() {
+        Ok(pattern) => Some(pattern),
+        Err(error) => {
+            let wrong = PatternError::to_string(&error);
+            report.add(path, format!("the pattern {wrong}"), "such as `chat:{user_id}` or `chat:{user_id}:{session_id}`".to_owned());
+            None
+        }
+    }
+}
+
+/// No list may be two tenants'.
+fn imports(tenants: &[TenantConfig], root: &Path, report: &mut Report) {
+    let all: Vec<_> = tenants.iter().filter_map(|tenant| Some((&tenant.tenant, tenant.import.as_ref()?))).collect();
+    for (i, (tenant, pattern)) in all.iter().enumerate() {
+        if let Some((other, _)) = all[..i].iter().find(|(_, other)| other.meets(pattern)) {
+            let hint = "each tenant has its own lists: let the patterns begin or end differently".to_owned();
+            let message = format!("a list could be one of `{}` and of `{}`", other.name(), tenant.name());
+            report.add(&root.at(tenant.name()).at("import"), message, hint);
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub(in crate::config) struct Store {
     pub(in crate::config) embedded: Option<Embedded>,
     /// A store that many gateways share. Instead of `embedded`.
     pub(in crate::config) redis: Option<Redis>,
+    /// Where the conversations of an older deployment are, for tenants with `import`. In `redis` if absent.
+    pub(in crate::config) import: Option<Import>,
     /// Conversations held in memory; the rest is read from the store when its user comes back.
     #[serde(deserialize_with = "or_default")]
     #[schemars(with = "Option<Cache>")]
@@ -82,6 +84,25 @@ impl Default for Redis {
             timeout: Duration::from_millis(500),
             spool: 64 << 20,
         }
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Import {
+    /// The Redis that has them, as in `redis`. In `redis` itself if absent.
+    // Maybe with a password in it.
+    pub(in crate::config) url: Option<Secret>,
+    /// Whether it is a Redis Cluster.
+    pub(in crate::config) cluster: bool,
+    /// How long a session's first turn may wait for what was said before: 10ms to 2s. Then it begins without.
+    #[serde(with = "DurationText")]
+    pub(in crate::config) timeout: Duration,
+}
+
+impl Default for Import {
+    fn default() -> Self {
+        Self { url: None, cluster: false, timeout: Duration::from_millis(250) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fengda_plugins::redis::{Mode, RedisConfig};
 
-use super::{Backend, Dir, TENANT, Wait, expect, problems, problems_with};
+use super::{Backend, Dir, Import, TENANT, Wait, expect, problems, problems_with};
 
 fn redis(text: &str, env: &[(&str, &str)]) -> RedisConfig {
     let dir = Dir::new();
@@ -115,4 +115,49 @@ fn only_redis_has_replicas_to_wait_for() {
     assert!(found[0].contains("must be 1 to 16") && found[1].contains("must be 1ms to 5s"), "{found:?}");
     let found = problems_with(&tenant("{}"), &[]);
     assert!(found.len() == 1 && found[0].contains("`wait` is for replicas of `store.redis` | remove it"), "{found:?}");
+}
+
+#[test]
+fn older_conversations_are_in_a_redis_of_their_own_or_in_the_store_s() {
+    let dir = Dir::new();
+    let import = |text: &str| dir.parse(&format!("{TENANT}store: {text}\n"), &[]).unwrap_or_else(|e| panic!("{e}")).store.import;
+    assert_eq!(import("{}"), None);
+    assert_eq!(import("{redis: {url: redis://a}}"), Some(Import { link: None, wait: Duration::from_millis(250) }));
+    let own = import("{import: {url: redis://u:p@old/3, cluster: false, timeout: 1s}}").unwrap();
+    let link = own.link.unwrap();
+    assert_eq!((own.wait, link.servers, link.database), (Duration::from_secs(1), vec![("old".into(), 6379)], 3));
+    let own = import("{redis: {url: redis://a}, import: {url: redis://old, cluster: true}}").unwrap();
+    assert_eq!(own.link.unwrap().mode, Mode::Cluster);
+    expect("store: {import: {timeout: 1ms, url: redis://a}}\n", &["2:27: `store.import.timeout` must be 10ms to 2s"]);
+    expect("store: {import: {}}\n", &["2:9: `import` needs a `url`: the store is `embedded` | such as `redis://127.0.0.1:6379`"]);
+    expect("store: {import: {url: nowhere}}\n", &["2:23: this is no URL of Redis"]);
+    expect("store: {redis: {url: redis://a}, import: {cluster: true}}\n", &["2:52: `cluster` is about a `url`, and there is none"]);
+}
+
+#[test]
+fn a_tenant_s_older_conversations_have_keys_of_their_own() {
+    let tenant = |import: &str| TENANT.replace("keys:", &format!("import: \"{import}\", keys:"));
+    let older = "store: {import: {url: redis://old}}\n";
+    let dir = Dir::new();
+    let config = dir.parse(&format!("{}{older}", tenant("chat:{user_id}")), &[]).unwrap();
+    assert_eq!(config.imports().into_values().collect::<Vec<_>>(), ["chat:{user_id}".parse().unwrap()]);
+    let found = problems_with(&format!("{}{older}", tenant("chat:{user}")), &[]);
+    assert!(found.len() == 1 && found[0].contains("the pattern has a brace that is not part of {user_id}"), "{found:?}");
+    let found = problems_with(&tenant("chat:{user_id}"), &[]);
+    assert!(found.len() == 1 && found[0].contains("nothing says where the older deployment's conversations are | `store:"), "{found:?}");
+    let other = |import: &str| {
+        format!(
+            "  harbor-bank: {{flow: tenant-flows/harbor-bank/main.lua, import: \"{import}\", keys: [{{alg: HS256, secret: another-secret-that-is-long-enough-1}}]}}\n"
+        )
+    };
+    let two = |one: &str, two: &str| {
+        let one = tenant(one).replacen("{acme-shop", "\n  acme-shop", 1).replacen("]}}", "]}", 1);
+        problems_with(&format!("{one}{}{older}", other(two)), &[])
+    };
+    assert_eq!(two("shop:{user_id}", "bank:{user_id}"), Vec::<String>::new());
+    let found = two("chat:{user_id}", "chat:bank:{user_id}");
+    assert!(
+        found.len() == 1 && found[0].contains("3:") && found[0].contains("of `acme-shop` and of `harbor-bank` | each tenant"),
+        "{found:?}"
+    );
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{LIMITS, Subject, TURN, commit};
 use crate::{
-    api::{Change, Commit, SessionState, SlotDelta, SlotValue, TurnError},
+    api::{Change, Commit, SessionState, SlotDelta, SlotValue, Timestamp, Turn, TurnError},
     context::{BeginRequest, StoreBegin, settle},
 };
 
@@ -25,6 +25,15 @@ fn number(state: &Arc<SessionState>, name: &str) -> Option<f64> {
         Some(SlotValue::Number(n)) => Some(*n),
         _ => None,
     }
+}
+
+/// So many turns from before the session began here.
+fn elsewhere(count: u64) -> Vec<Turn> {
+    let old = |n: u64| {
+        let text = |what: &str| format!("{what} {n}").into();
+        Turn { seq: n, message_id: text("old"), q: text("q"), a: text("a"), at: Timestamp(n), fallback: false, handoff: n == 6 }
+    };
+    (1..=count).map(old).collect()
 }
 
 macro_rules! suite {
@@ -366,6 +375,96 @@ suite! { ($)
         s.turn(&s.session("a"), "m1").await;
         s.store.flush().await.unwrap();
         assert_eq!(s.state(&s.session("a")).await.seq, 1);
+    }
+
+    async fn a_new_session_is_given_what_was_said_elsewhere_once(s) {
+        let key = s.session("a");
+        assert!(s.store.is_new(&key).await.unwrap());
+        let (claim, base) = s.claim(&key, "m1").await;
+        assert!(s.store.import(&claim, Vec::new()).await.unwrap().is_none());
+        let given = s.store.import(&claim, elsewhere(6)).await.unwrap().unwrap();
+        assert_eq!((ids(&given), given.seq, given.turns[0].seq), (vec!["old 3", "old 4", "old 5", "old 6"], 6, 3));
+        assert_eq!((given.turns[0].at, given.turns[3].handoff), (Timestamp(3), true));
+        assert_ne!(given.version, base.version);
+        assert_eq!(s.store.commit(&claim, &given, commit("m1")).await.unwrap().turn.seq, 7);
+        assert_eq!(ids(&s.state(&key).await), ["old 4", "old 5", "old 6", "m1"]);
+        assert!(!s.store.is_new(&key).await.unwrap() && s.store.is_new(&s.session("b")).await.unwrap());
+        let (claim, _) = s.claim(&key, "m2").await;
+        assert!(s.store.import(&claim, elsewhere(1)).await.unwrap().is_none());
+        assert_eq!(s.store.commit(&claim, &s.state(&key).await, commit("m2")).await.unwrap().turn.seq, 8);
+    }
+
+    async fn what_was_said_elsewhere_is_kept_as_long_as_a_turn_of_now(s) {
+        let key = s.session("a");
+        for _ in 0..2 {
+            let (claim, _) = s.claim(&key, "m1").await;
+            assert_eq!(s.store.import(&claim, elsewhere(2)).await.unwrap().unwrap().seq, 2);
+            s.store.release(&claim);
+            s.clock.advance(LIMITS.keep - Duration::from_millis(1));
+            assert_eq!((s.state(&key).await.seq, s.store.is_new(&key).await.unwrap()), (2, false));
+            s.clock.advance(Duration::from_millis(1));
+            assert_eq!((s.state(&key).await.seq, s.store.is_new(&key).await.unwrap()), (0, true));
+        }
+    }
+
+    async fn only_who_holds_a_session_can_give_it_its_first_turns(s) {
+        let key = s.session("a");
+        let (lapsed, _) = s.claim(&key, "m1").await;
+        s.clock.advance(TURN);
+        assert_eq!(s.store.import(&lapsed, elsewhere(1)).await.unwrap_err(), TurnError::ClaimLost);
+        let (given_up, _) = s.claim(&key, "m1").await;
+        s.store.release(&given_up);
+        assert_eq!(s.store.import(&given_up, elsewhere(1)).await.unwrap_err(), TurnError::ClaimLost);
+        let (claim, base) = s.claim(&key, "m1").await;
+        assert_eq!(s.store.import(&lapsed, elsewhere(1)).await.unwrap_err(), TurnError::ClaimLost);
+        assert_eq!(s.store.commit(&claim, &base, commit("m1")).await.unwrap().turn.seq, 1);
+    }
+
+    async fn the_claim_stands_after_the_first_turns_were_given(s) {
+        let key = s.session("a");
+        let (claim, _) = s.claim(&key, "m1").await;
+        s.store.import(&claim, elsewhere(1)).await.unwrap().unwrap();
+        assert_eq!(s.begin_within(Duration::from_millis(5), &key, "m2", None).await.unwrap_err(), TurnError::InProgress);
+        s.store.release(&claim);
+        assert_eq!(ids(&s.turn(&key, "m2").await.state), ["old 1", "m2"]);
+    }
+
+    async fn what_was_erased_does_not_come_back_from_elsewhere(s) {
+        let (one, other) = (s.user("bank", "u1").session("a").unwrap(), s.user("bank", "u2").session("a").unwrap());
+        let (under_way, _) = s.claim(&one, "m1").await;
+        s.store.erase_user(one.user()).await.unwrap();
+        assert_eq!(s.store.import(&under_way, elsewhere(1)).await.unwrap_err(), TurnError::ClaimLost);
+        s.store.erase_session(&other).await.unwrap(); // although nothing was there
+        for key in [&one, &one.user().session("b").unwrap(), &other] {
+            assert!(!s.store.is_new(key).await.unwrap());
+            let (claim, _) = s.claim(key, "m1").await;
+            assert!(s.store.import(&claim, elsewhere(1)).await.unwrap().is_none());
+            s.store.release(&claim);
+        }
+        assert!(s.store.is_new(&other.user().session("b").unwrap()).await.unwrap());
+        assert_eq!(s.turn(&one, "m1").await.turn.seq, 1);
+    }
+
+    async fn what_was_erased_shortly_before_its_end_is_not_new_after_it(s) {
+        let key = s.session("a");
+        s.turn(&key, "m1").await;
+        s.clock.advance(LIMITS.keep - Duration::from_millis(1));
+        s.store.erase_session(&key).await.unwrap();
+        s.clock.advance(Duration::from_millis(1));
+        assert_eq!((s.state(&key).await.seq, s.store.is_new(&key).await.unwrap()), (0, false));
+        let (claim, _) = s.claim(&key, "m2").await;
+        assert!(s.store.import(&claim, elsewhere(1)).await.unwrap().is_none());
+    }
+
+    async fn an_import_given_up_leaves_all_or_nothing_and_no_claim(s) {
+        let key = s.session("a");
+        let (claim, _) = s.claim(&key, "m1").await;
+        let mut import = s.store.import(&claim, elsewhere(2));
+        let _ = tokio::time::timeout(Duration::ZERO, &mut import).await; // begun, and mostly not done
+        drop(import);
+        s.store.release(&claim);
+        let (_claim, state) = s.claim(&key, "m2").await;
+        assert!(matches!(state.seq, 0 | 2) && state.turns.len() == usize::try_from(state.seq).unwrap());
     }
 }
 

@@ -212,6 +212,18 @@ impl Engine {
         self.get(&place)?.map_or(Ok(0), |record| records::decode_number(Kind::Erasure, &place, &record))
     }
 
+    /// Whether a session has no record that counts now, nor its user's or its own erasure one.
+    pub(super) fn is_new(&self, key: &SessionKey, now: Timestamp) -> Result<bool, TurnError> {
+        for erased in [key.user().as_bytes(), key.as_bytes()] {
+            let place = codec::place(Kind::Erased, erased);
+            let until = self.get(&place)?.map_or(Ok(0), |record| records::decode_number(Kind::Erased, &place, &record))?;
+            if Timestamp(until) > now {
+                return Ok(false);
+            }
+        }
+        Ok(self.head(key.as_bytes())?.live(now) == SessionHead::ABSENT)
+    }
+
     /// A user's head and slots, expired or not.
     pub(super) fn user(&self, user: &[u8]) -> Result<(UserHead, Slots), TurnError> {
         let place = codec::place(Kind::User, user);

@@ -5,6 +5,7 @@
 //! time between two groups of commits, and with the last step that record. Only then is the erasure acknowledged.
 
 use super::{
+    disk::Batch,
     records::{self, SessionHead},
     sweep::STEP,
     writer::{Reply, Writer},
@@ -57,6 +58,7 @@ impl Writer {
                     0 => batch.remove(place),
                     _ => batch.put(place.clone(), records::encode_session(&place, &head, &Slots::default())),
                 }
+                self.mark_erased(session, batch);
             })
         });
         self.table.forget(session, true);
@@ -74,12 +76,20 @@ impl Writer {
             let place = codec::place(Kind::Erasure, user);
             batch.put(place.clone(), records::encode_number(Kind::Erasure, &place, erasure.version));
             batch.remove(codec::place(Kind::User, user));
+            self.mark_erased(user, batch);
         });
         self.table.forget(user, true);
         match hidden {
             Ok(()) => self.erasures.push_back(erasure),
             Err(e) => erasure.answer(Err(e)),
         }
+    }
+
+    /// Notes that a session or a user was erased, for as long as it might have been kept.
+    fn mark_erased(&self, key: &[u8], batch: &mut Batch<'_>) {
+        let place = codec::place(Kind::Erased, key);
+        let until = records::encode_number(Kind::Erased, &place, self.clock.now().after(self.limits.keep).0);
+        batch.put(place, until);
     }
 
     /// Takes the first erasure under way a step further. One that fails is left to [`Self::resume_erasures`].

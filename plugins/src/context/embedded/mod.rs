@@ -6,6 +6,7 @@
 mod commit;
 mod disk;
 mod erase;
+mod import;
 mod records;
 mod sweep;
 mod table;
@@ -227,6 +228,16 @@ impl Store for Embedded {
             return Step::Ready(Ok(None));
         }
         Step::Pending(Box::pin(self.read_session(key, known)))
+    }
+
+    fn is_new<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<bool, TurnError>> {
+        let (now, key) = (self.clock.now(), key.clone());
+        Box::pin(self.read(move |disk| disk.with(|engine| engine.is_new(&key, now))))
+    }
+
+    fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        let claim = Claim { key: claim.key.clone(), ..*claim };
+        Box::pin(self.ask(|reply| Job::Alone(Box::new(move |writer| writer.import(&claim, turns, reply)))))
     }
 
     fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {

@@ -95,7 +95,7 @@ pub(super) fn decode_user(owner: &[u8], record: &[u8]) -> Result<(UserHead, Slot
     })
 }
 
-/// A record that is one number: [`Kind::Generation`] or [`Kind::Erasure`].
+/// A record that is one number: [`Kind::Generation`], [`Kind::Erasure`] or [`Kind::Erased`].
 pub(super) fn encode_number(kind: Kind, owner: &[u8], number: u64) -> Vec<u8> {
     seal(kind, owner, |out| out.extend_from_slice(&number.to_le_bytes()))
 }
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(decode_session(b"k", &encode_session(b"k", &head, &slots)).unwrap(), (head, slots.clone()));
         let user = UserHead { version: 1, expires: Timestamp(4) };
         assert_eq!(decode_user(b"k", &encode_user(b"k", &user, &slots)).unwrap(), (user, slots));
-        for kind in [Kind::Generation, Kind::Erasure] {
+        for kind in [Kind::Generation, Kind::Erasure, Kind::Erased] {
             assert_eq!(decode_number(kind, b"k", &encode_number(kind, b"k", 5)).unwrap(), 5);
         }
     }

@@ -18,7 +18,7 @@ pub(super) const STEP: usize = 1000;
 /// Calls of [`Writer::sweep_on`] that do nothing after a whole round: expired records cannot be read anyway, so there is no hurry.
 const PAUSE: u32 = 60;
 
-/// How far the search for expired records has come: sessions first, then users.
+/// How far the search for expired records has come: sessions first, then users, then marks of erasure.
 #[derive(Default)]
 pub(super) struct Sweep {
     /// The place to go on at; empty to begin again.
@@ -31,6 +31,8 @@ pub(super) struct Sweep {
 enum Expired {
     Session(Vec<u8>, SessionHead),
     User(Vec<u8>),
+    /// The place of a record that nobody has a copy of.
+    Mark(Vec<u8>),
 }
 
 impl Writer {
@@ -81,7 +83,10 @@ impl Writer {
                 }
                 match look(&place, &record, now) {
                     Some(found) => expired.push(found),
-                    None if place[0] > Kind::User as u8 => break,
+                    None if place[0] == Kind::Turn as u8 => {
+                        self.sweep.next = codec::place(Kind::Erased, &[]); // turns go with their sessions
+                        break;
+                    }
                     None => {}
                 }
             }
@@ -106,6 +111,7 @@ impl Writer {
                 self.table.forget(&user, false);
                 Ok(())
             }
+            Expired::Mark(place) => self.write_batch(|batch| batch.remove(place)),
         }
     }
 }
@@ -119,6 +125,9 @@ fn look(place: &[u8], record: &Slice, now: Timestamp) -> Option<Expired> {
     } else if place[0] == Kind::User as u8 {
         let (head, _) = records::decode_user(place, record).ok()?;
         (head.expires <= now).then(|| Expired::User(key()))
+    } else if place[0] == Kind::Erased as u8 {
+        let until = records::decode_number(Kind::Erased, place, record).ok()?;
+        (until <= now.0).then(|| Expired::Mark(place.to_vec()))
     } else {
         None
     }

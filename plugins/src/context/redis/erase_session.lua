@@ -10,5 +10,5 @@ s.v, s.k, s.b, s.e = ARGV[3], 0, 0, ARGV[3]
 if s.x <= now then s.x = now + tonumber(ARGV[2]) end
 call('UNLINK', S, T, C)
 write_session(s)
-call('PEXPIRE', S, s.x - now)
+call('PEXPIRE', S, math.max(s.x - now, tonumber(ARGV[2]))) -- that it was erased is known for longer than it is there
 wake_or_remove()

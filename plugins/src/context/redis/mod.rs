@@ -16,6 +16,7 @@
 mod begin;
 mod commit;
 mod erase;
+mod import;
 mod keys;
 mod lines;
 mod reply;
@@ -37,7 +38,7 @@ use self::{
 };
 use super::{BeginRequest, Limits, Store, StoreBegin, Stored};
 use crate::{
-    api::{BoxFuture, Claim, Clock, Commit, Meters, SessionKey, SessionState, Step, TurnError, UserKey, Version},
+    api::{BoxFuture, Claim, Clock, Commit, Meters, SessionKey, SessionState, Step, Turn, TurnError, UserKey, Version},
     redis::{Listener, Redis, Script},
 };
 
@@ -153,6 +154,14 @@ impl Store for RedisStore {
 
     fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
         Step::Pending(Box::pin(self.0.load(key, known)))
+    }
+
+    fn is_new<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<bool, TurnError>> {
+        Box::pin(self.0.is_new(key))
+    }
+
+    fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        Box::pin(self.0.import(claim, turns))
     }
 
     fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {

@@ -13,5 +13,7 @@ script!(COMMIT, "commit");
 script!(RELEASE, "release");
 script!(WAKE, "wake");
 script!(LOAD, "load");
+script!(IS_NEW, "is_new");
+script!(IMPORT, "import");
 script!(ERASE_SESSION, "erase_session");
 script!(ERASE_USER, "erase_user");

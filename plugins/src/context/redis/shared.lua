@@ -102,6 +102,11 @@ local function epoch(s, u)
   return s.e ~= NONE and s.e or u.e
 end
 
+-- Whether a session has no record, and neither it nor the user was erased as long as that is known.
+local function is_new(s, u)
+  return u.e == NONE and s.e == NONE and (s.v == NONE or s.expired)
+end
+
 -- The claim: fence, lapse, the epoch it is of, the name that its beginner gave it. One that was given up has lapsed at 0.
 local function read_claim()
   local sealed = call('GETRANGE', C, 0, MAX_HEAD)

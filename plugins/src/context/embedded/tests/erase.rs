@@ -120,3 +120,22 @@ async fn a_second_erasure_of_a_user_erases_what_came_after_the_first() {
     assert_eq!((read.seq, read.turns.len()), (2, 0));
     assert_eq!((records(&store, Kind::Turn), records(&store, Kind::Erasure)), (0, 0));
 }
+
+#[tokio::test]
+async fn marks_of_erasure_go_when_they_say_nothing_any_more_and_survive_a_restart_until_then() {
+    let (dir, clock) = (TempDir::new(), clock());
+    let before = Arc::new(open(dir.path(), Durability::Os, &clock));
+    let s = Subject::new(before.clone(), clock.clone(), ());
+    s.turn(&session("a"), "m1").await;
+    before.erase_user(session("a").user()).await.unwrap();
+    before.erase_session(&user("bank", "other").session("a").unwrap()).await.unwrap();
+    drop((s, before));
+
+    let store = open(dir.path(), Durability::Os, &clock);
+    store.sweep().await.unwrap();
+    assert_eq!((records(&store, Kind::Erased), store.is_new(&session("b")).await.unwrap()), (2, false));
+    clock.advance(LIMITS.keep);
+    assert!(store.is_new(&session("b")).await.unwrap());
+    store.sweep().await.unwrap();
+    assert_eq!(records(&store, Kind::Erased), 0);
+}

@@ -119,6 +119,14 @@ impl Store for Reach {
         })))
     }
 
+    fn is_new<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<bool, TurnError>> {
+        Box::pin(self.through(self.shared.inner.is_new(key)))
+    }
+
+    fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        Box::pin(self.through(self.shared.inner.import(claim, turns)))
+    }
+
     fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
         Box::pin(self.through(async move {
             self.shared.erased(key.as_bytes());

@@ -1,0 +1,151 @@
+//! `fengda import`: conversations of an older deployment, before their users come.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use fengda::{
+    config::Config,
+    import::{self, Request},
+    registry,
+};
+use fengda_plugins::{
+    api::Clock,
+    context::import::{News, Pattern, Tally},
+};
+
+use super::{
+    ConfigFile,
+    terminal::{self, Style, styled},
+};
+
+/// Most lines about single keys.
+const MAX_LINES: u32 = 100;
+/// How often progress is told: to somebody who watches, and to a file.
+const WATCHED: Duration = Duration::from_millis(200);
+const UNWATCHED: Duration = Duration::from_secs(5);
+
+/// Bring a tenant's conversations over from an older deployment's Redis, which stays as it is
+#[derive(Args)]
+#[command(after_help = "Examples:
+  fengda import --tenant acme-shop --pattern 'chat:{user_id}' --dry-run
+  fengda import --tenant acme-shop --pattern 'chat:{user_id}' --from redis://old.internal:6379
+  fengda import --tenant acme-shop --pattern 'chat:{user_id}:{session_id}'
+
+The lists hold JSON objects {\"q\", \"a\"}, the newest first. Sessions that the store has already are left as they are, so it can be
+stopped at any time and run again; the embedded store must be nobody else's meanwhile")]
+pub(super) struct Import {
+    /// The tenant, as named in the configuration
+    #[arg(long)]
+    tenant: String,
+    /// The keys of the lists: text with {user_id}, maybe {session_id}; {{ and }} are braces. Default: the tenant's `import`
+    #[arg(long, value_name = "KEY")]
+    pattern: Option<Pattern>,
+    /// The Redis that has them. Default: `store.import` of the configuration, else `store.redis`
+    #[arg(long, value_name = "URL")]
+    from: Option<String>,
+    /// That Redis is a cluster
+    #[arg(long, requires = "from")]
+    cluster: bool,
+    /// Read and count only: nothing is written, and the store is not opened
+    #[arg(long)]
+    dry_run: bool,
+    /// Most sessions to bring over
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+    limit: u64,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+impl Import {
+    pub(super) fn run(self) -> Result<()> {
+        let registry = registry::builtin(&registry::Slots::default(), |_| {});
+        let config = Config::load(&self.file.config, &|name| std::env::var(name).ok(), &registry)?;
+        let request = Request {
+            tenant: &self.tenant,
+            pattern: self.pattern,
+            from: self.from.as_deref().map(|url| (url, self.cluster)),
+            dry_run: self.dry_run,
+            most: self.limit,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime can be made")?;
+        let bulk = runtime.block_on(import::prepare(&config, request, Clock::system()))?;
+        let mut told = Told { verb: if self.dry_run { "would be" } else { "were" }, ..Told::default() };
+        let ended = runtime.block_on(async {
+            let ended = bulk.run(|tally, news| told.hear(tally, news)).await;
+            if let Some(store) = &bulk.store {
+                store.flush().await?;
+            }
+            anyhow::Ok(ended)
+        });
+        told.clear();
+        let tally = ended?.context("what was brought over stays; run it again to go on")?;
+        terminal::print(&format!("{}\n", told.summary(&tally)))?;
+        match tally.busy {
+            0 => Ok(()),
+            n => bail!("{n} sessions were in use all the time: run it again"),
+        }
+    }
+}
+
+/// What the person at the terminal was told.
+#[derive(Default)]
+struct Told {
+    verb: &'static str,
+    lines: u32,
+    last: Option<Instant>,
+    /// A line of progress stands there, to be written over.
+    standing: bool,
+}
+
+impl Told {
+    fn hear(&mut self, tally: &Tally, news: News<'_>) {
+        match news {
+            News::Left(key, why) => self.line(key, None, &why.to_string()),
+            News::Element(key, index, flaw) => self.line(key, Some(index), &flaw.to_string()),
+            News::Progress => self.progress(tally),
+        }
+    }
+
+    fn line(&mut self, key: &[u8], index: Option<usize>, why: &str) {
+        self.lines += 1;
+        if self.lines > MAX_LINES {
+            return;
+        }
+        self.clear();
+        // Escaped: a key may hold anything, and a terminal obeys some of it.
+        let key = String::from_utf8_lossy(key).escape_debug().to_string();
+        let place = index.map_or(String::new(), |index| format!(" [{index}]"));
+        terminal::tell(&format!("{}{place} {why}", styled(Style::Bold, &key)));
+        if self.lines == MAX_LINES {
+            terminal::tell("further ones are only counted");
+        }
+    }
+
+    fn progress(&mut self, tally: &Tally) {
+        let watched = terminal::is_watched();
+        let last = *self.last.get_or_insert_with(Instant::now);
+        if last.elapsed() < if watched { WATCHED } else { UNWATCHED } {
+            return;
+        }
+        self.last = Some(Instant::now());
+        self.clear();
+        terminal::tell(&styled(Style::Faint, &format!("{} keys: {}", tally.keys, self.summary(tally))));
+        self.standing = watched;
+    }
+
+    /// Makes room where the last line of progress stands.
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.standing) {
+            terminal::take_back();
+        }
+    }
+
+    fn summary(&self, tally: &Tally) -> String {
+        let Tally { imported, turns, there, left, elements, .. } = tally;
+        let verb = self.verb;
+        format!(
+            "{imported} sessions with {turns} turns {verb} brought over, {there} were there already; {left} keys and {elements} elements were left"
+        )
+    }
+}

@@ -1,0 +1,194 @@
+//! Conversations of an older deployment: `fengda import` as an operator runs it, and what its users see at their first contact.
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use fengda_plugins::{
+    api::Clock,
+    redis::server::{Server, wait_until},
+};
+use serde_json::json;
+
+use super::{
+    harness::{Gateway, Site},
+    model::Model,
+};
+
+const PATTERN: &str = "chat:{user_id}";
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn url(server: &Server) -> String {
+    format!("redis://127.0.0.1:{}", server.port())
+}
+
+/// As Python's `json.dumps` writes it.
+fn push(server: &Server, key: &str, q: &str, a: &str) {
+    let escaped = |text: &str| text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
+    server.cli::<()>(&["LPUSH", key, &format!(r#"{{"q": "{}", "a": "{}"}}"#, escaped(q), escaped(a))]).unwrap();
+}
+
+/// So many users with two turns each.
+fn fill(server: &Server, users: usize) {
+    let filling = r#"for n = 0, ARGV[1] - 1 do
+        for i = 1, 2 do redis.call('LPUSH', 'chat:用户' .. n, '{"q": "\\u7b2c' .. i .. '\\u95ee", "a": "\\u7b54 ' .. n .. '"}') end
+    end"#;
+    server.cli::<()>(&["EVAL", filling, "0", &users.to_string()]).unwrap();
+}
+
+/// A site whose gateway goes by the machine's clock, as the command does.
+fn site() -> Site {
+    let mut site = Site::new();
+    site.clock = Clock::system();
+    site
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fengda"));
+    command.arg("import").args(["--tenant", "alpha"]).args(arguments).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().unwrap()
+}
+
+/// The numbers in the line that a run ends with: sessions, turns, there already, keys and elements left.
+fn counted(output: &Output) -> Vec<u64> {
+    let line = text(&output.stdout);
+    assert!(output.status.success() && line.ends_with("were left\n"), "{line}{}", text(&output.stderr));
+    line.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+}
+
+async fn questions(gateway: &Gateway, user: &str) -> Vec<(u64, String)> {
+    let history = gateway.history("GET", "alpha", user, "").await.json();
+    let turn = |turn: &serde_json::Value| (turn["seq"].as_u64().unwrap(), turn["q"].as_str().unwrap().to_owned());
+    history["turns"].as_array().unwrap().iter().map(turn).collect()
+}
+
+#[tokio::test]
+async fn a_run_that_is_killed_goes_on_where_it_was_and_users_go_on_too() {
+    let (site, source) = (site(), Server::start());
+    fill(&source, 3000);
+    site.write(&site.config());
+    let (folder, from) = (site.path(""), url(&source));
+    let arguments = ["--pattern", PATTERN, "--from", &from];
+    let mut killed = command(&folder, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let reads = || source.info("commandstats").lines().any(|line| line.starts_with("cmdstat_lindex:calls=") && !line.contains("calls=1,"));
+    wait_until("the first lists were read", reads);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let rest = counted(&run(&folder, &arguments));
+    assert!(rest[0] > 0 && rest[0] + rest[2] == 3000 && rest[1] == 2 * rest[0], "{rest:?}");
+    assert_eq!(counted(&run(&folder, &arguments)), [0, 0, 3000, 0, 0]);
+
+    let gateway = site.start();
+    assert_eq!(questions(&gateway, "用户2999").await, [(1, "第1问".into()), (2, "第2问".into())]);
+    assert_eq!(gateway.ask("alpha", "用户7", "and now?").await["seq"], 3);
+}
+
+#[tokio::test]
+async fn a_dry_run_writes_nothing_and_a_store_in_use_is_said() {
+    let source = Server::start();
+    push(&source, "chat:u", "q", "a");
+    source.cli::<()>(&["SET", "chat:\u{1b}[31m", "x"]).unwrap();
+    let gateway = Site::new().start();
+    let (folder, from) = (gateway.site.path(""), url(&source));
+    let dry = run(&folder, &["--pattern", PATTERN, "--from", &from, "--dry-run"]);
+    assert_eq!(text(&dry.stdout), "1 sessions with 1 turns would be brought over, 0 were there already; 1 keys and 0 elements were left\n");
+    assert_eq!(text(&dry.stderr), "chat:\\u{1b}[31m is not a list\n");
+    assert_eq!(questions(&gateway, "u").await, []);
+    let locked = run(&folder, &["--pattern", PATTERN, "--from", &from]);
+    assert_eq!((locked.status.code(), locked.stdout.len()), (Some(1), 0));
+    let said = text(&locked.stderr);
+    assert!(said.contains("is in use by another fengda") && said.contains("stop the gateway first"), "{said}");
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_said_with_what_to_do() {
+    let site = Site::new();
+    site.write(&site.config());
+    let folder = site.path("");
+    for (arguments, code, says) in [
+        (&["--pattern", PATTERN][..], 1, "give `--from redis://host:6379`, or `store.import`"),
+        (&["--from", "redis://127.0.0.1:1"], 1, "give `--pattern`, such as `chat:{user_id}`"),
+        (&["--pattern", PATTERN, "--from", "nowhere"], 1, "`--from`: this is no URL of Redis, such as"),
+        (&["--pattern", "chat:{user}"], 2, "has a brace that is not part of {user_id}"),
+        (&["--pattern", "chat"], 2, "has no {user_id}"),
+        (&["--cluster"], 2, "--from"),
+        (&["--pattern", PATTERN, "--from", "redis://127.0.0.1:1", "--dry-run"], 1, "the Redis with the lists cannot be reached"),
+    ] {
+        let failed = run(&folder, arguments);
+        let said = text(&failed.stderr);
+        assert_eq!((failed.status.code(), failed.stdout.len()), (Some(code), 0), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{said}");
+    }
+    let mut other = Command::new(env!("CARGO_BIN_EXE_fengda"));
+    let unknown = other.args(["import", "--tenant", "gamma", "--pattern", PATTERN]).current_dir(&folder).output().unwrap();
+    assert!(text(&unknown.stderr).contains("there is no tenant `gamma`; there are: alpha, beta"), "{}", text(&unknown.stderr));
+}
+
+#[tokio::test]
+async fn conversations_come_over_into_redis_while_the_gateway_runs() {
+    let (source, target) = (Server::start(), Server::start());
+    fill(&source, 200);
+    let gateway = site().redis(&target).start();
+    let (folder, from) = (gateway.site.path(""), url(&source));
+    assert_eq!(counted(&run(&folder, &["--pattern", PATTERN, "--from", &from, "--limit", "50"])), [50, 100, 0, 0, 0]);
+    assert_eq!(counted(&run(&folder, &["--pattern", PATTERN, "--from", &from])), [150, 300, 50, 0, 0]);
+    assert_eq!(questions(&gateway, "用户199").await.len(), 2);
+}
+
+/// A gateway whose tenant `alpha` has conversations in a source.
+fn older(site: Site, source: &Server) -> Site {
+    let import = format!("import: {{ url: \"{}\", timeout: 400ms }}", url(source));
+    site.tenant_alpha(&format!("import: \"{PATTERN}\"")).store(&import)
+}
+
+#[tokio::test]
+async fn a_user_s_first_message_has_what_was_said_before_and_only_the_tenant_s_own_users_do() {
+    let (source, model) = (Server::start(), Model::start().await);
+    push(&source, "chat:u", "我的订单号是 7", "已记下 😀");
+    let gateway = older(Site::new().model(&model), &source).start();
+    for (n, seq) in [(1, 2), (2, 3)] {
+        let reply = gateway.say("alpha", "u", json!({ "query": format!("q{n}"), "message_id": n.to_string() })).await;
+        assert_eq!(reply.json()["seq"], seq, "{}", reply.text());
+    }
+    let asked = model.asked();
+    assert_eq!(asked[0]["history"], json!([{ "q": "我的订单号是 7", "a": "已记下 😀" }]));
+    assert_eq!(gateway.ask("beta", "u", "hello").await["seq"], 1);
+    assert_eq!(gateway.metric("fengda_import_sessions_total{outcome=\"imported\",tenant=\"alpha\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_source_that_is_gone_or_stands_still_costs_nobody_an_answer() {
+    let source = Server::start();
+    push(&source, "chat:slow", "q", "a");
+    let gateway = older(Site::new(), &source).start();
+    assert_eq!(gateway.ask("alpha", "quick", "hello").await["seq"], 1);
+    source.pause();
+    assert_eq!(gateway.ask("alpha", "slow", "hello").await["seq"], 1);
+    source.resume();
+    source.kill();
+    assert_eq!(gateway.ask("alpha", "gone", "hello").await["seq"], 1);
+    assert_eq!(gateway.metric("fengda_import_sessions_total{outcome=\"missed\",tenant=\"alpha\"}").await, 2.0);
+}
+
+#[tokio::test]
+async fn a_reload_says_whose_conversations_are_looked_for() {
+    let source = Server::start();
+    push(&source, "chat:u", "q", "a");
+    push(&source, "chat:v", "q", "a");
+    let gateway = older(Site::new(), &source).start();
+    let with = gateway.site.config();
+    gateway.site.write(&with.replace(&format!("import: \"{PATTERN}\""), ""));
+    assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+    assert_eq!(gateway.ask("alpha", "u", "hello").await["seq"], 1);
+    gateway.site.write(&with);
+    assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+    assert_eq!(gateway.ask("alpha", "v", "hello").await["seq"], 2);
+}
