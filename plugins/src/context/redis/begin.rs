@@ -177,7 +177,9 @@ impl Drop for Answer {
             let (inner, keys, mut args) = (self.inner.clone(), self.keys.first(WAITING + 1), self.inner.args());
             args.bytes(b"").stamp(self.name);
             self.inner.redis.spawn(async move {
-                let _ = inner.run(&RELEASE, &keys, &args).await; // if it fails, the claim lapses
+                if inner.run(&RELEASE, &keys, &args).await.is_err() {
+                    inner.release_later(&keys, &args).await;
+                }
             });
         }
     }

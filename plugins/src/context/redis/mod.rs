@@ -25,7 +25,7 @@ mod shortfall;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use redis::Value;
 
@@ -39,8 +39,13 @@ use self::{
 use super::{BeginRequest, Limits, Store, StoreBegin, Stored};
 use crate::{
     api::{BoxFuture, Claim, Clock, Commit, Meters, SessionKey, SessionState, Step, Turn, TurnError, UserKey, Version},
-    redis::{Listener, Redis, Script},
+    redis::{Health, Listener, Redis, Script},
 };
+
+/// The pause before a release that failed is tried again.
+const RETELL: Duration = Duration::from_millis(50);
+/// How long that is tried.
+const RETELL_FOR: Duration = Duration::from_mins(1);
 
 /// Conversations on Redis, as one gateway sees them.
 pub struct RedisStore(Arc<Inner>);
@@ -104,9 +109,28 @@ impl Inner {
         args.number(claim.fence).bytes(b"");
         let (inner, releasing) = (self.clone(), self.lines.releasing(keys.get(WAITING)));
         self.redis.spawn(async move {
-            let _ = inner.run(&RELEASE, &keys, &args).await; // if it fails, the claim lapses
+            let told = inner.run(&RELEASE, &keys, &args).await;
             inner.lines.released(keys.get(WAITING), releasing);
+            if told.is_err() {
+                inner.release_later(&keys, &args).await;
+            }
         });
+    }
+
+    /// Has a claim released that Redis could not be told of, as soon as it can be: a server that stood still takes claims that were
+    /// asked for before, and they block their sessions.
+    async fn release_later(&self, keys: &Parts, args: &Parts) {
+        let mut health = self.redis.health();
+        let tell = async {
+            loop {
+                tokio::time::sleep(RETELL).await;
+                let _ = health.wait_for(Health::is_up).await; // fails only when Redis is closed, and this task with it
+                if self.run(&RELEASE, keys, args).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(RETELL_FOR, tell).await; // later it lapses
     }
 
     /// Lets the next gateway know of a free session that nobody here waits for any more.
