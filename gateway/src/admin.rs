@@ -10,7 +10,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fengda_plugins::{api::TurnError, context::Context, redis::Redis};
+use fengda_plugins::{
+    api::TurnError,
+    context::Context,
+    redis::{Health, Redis},
+};
 use http::{Method, StatusCode, Uri, header};
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
@@ -134,7 +138,7 @@ impl Admin {
             "upstreams": upstreams.collect::<serde_json::Map<_, _>>(),
             "plugins": snapshot.plugin_status(),
             "spool": self.context.as_ref().and_then(|context| context.spool()),
-            "redis": self.redis.as_ref().map(|redis| json!({ "up": redis.is_up() })),
+            "redis": self.redis.as_ref().map(|redis| redis_status(&redis.health().borrow())),
         });
         Answer::json(StatusCode::OK, &body)
     }
@@ -155,6 +159,16 @@ impl Admin {
                 Answer::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "problems": problems }))
             }
             Err(_) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the reload panicked; the configuration in force stays\n"),
+        }
+    }
+}
+
+/// How Redis does; for how many seconds not all of it is up, and why.
+fn redis_status(health: &Health) -> serde_json::Value {
+    match health {
+        Health::Up => json!({ "up": true }),
+        Health::Partly { reason, since } | Health::Down { reason, since } => {
+            json!({ "up": health.is_up(), "reason": **reason, "seconds": since.elapsed().as_secs() })
         }
     }
 }

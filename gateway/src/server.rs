@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::IntoRawFd,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -13,7 +13,7 @@ use std::{
 use fengda_plugins::{
     api::{Clock, Meters, Registry},
     context::{Backend, Context, ContextConfig, Durability, OpenError, SpoolConfig, import::Lists},
-    redis::Redis,
+    redis::{Health, Redis},
 };
 use pingora_core::{
     apps::ServerApp,
@@ -206,12 +206,19 @@ impl Running {
     }
 }
 
-/// The way to the Redis that keeps conversations, if one does.
+/// The way to the Redis that keeps conversations, if one does. Gives it the time that one command has to be there, so that the first
+/// message of a user does not come before it.
 pub(crate) fn open_redis(config: &Config, meters: &Meters) -> io::Result<Option<Arc<Redis>>> {
-    match &config.store.backend {
-        config::Backend::Redis(store) => Redis::open(store.link.clone(), meters).map(Some),
-        config::Backend::Embedded { .. } => Ok(None),
-    }
+    let config::Backend::Redis(store) = &config.store.backend else { return Ok(None) };
+    let redis = Redis::open(store.link.clone(), meters)?;
+    let mut health = redis.health();
+    let (there, connected) = mpsc::sync_channel(1);
+    redis.spawn(async move {
+        let _ = health.wait_for(Health::is_up).await; // fails only when Redis is closed again
+        let _ = there.send(()); // nobody waits any more if it took too long
+    });
+    let _ = connected.recv_timeout(store.link.timeout); // the gateway gets on without it
+    Ok(Some(redis))
 }
 
 /// How conversations are kept, and where `older` ones are.
