@@ -16,6 +16,16 @@ use tokio::{
 /// No test waits longer than this for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Waits until something is so.
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: StatusCode,
@@ -54,6 +64,15 @@ impl Http1 {
         Self::over(stream).await
     }
 
+    /// A connection, unless nobody listens.
+    pub async fn try_connect(addr: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(addr).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        Some(Self { sender })
+    }
+
     pub async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
@@ -72,6 +91,13 @@ impl Http1 {
     /// Sends a request that the server may leave without an answer.
     pub async fn try_begin(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<http::Response<Incoming>> {
         self.sender.send_request(request).await
+    }
+
+    /// The same, and reads the whole answer.
+    pub async fn try_send(&mut self, request: Request<Full<Bytes>>) -> Option<Reply> {
+        let (head, body) = self.try_begin(request).await.ok()?.into_parts();
+        let body = body.collect().await.ok()?.to_bytes();
+        Some(Reply { status: head.status, headers: head.headers, body })
     }
 
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Reply {

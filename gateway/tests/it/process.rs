@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Output, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use serde_json::{Value, json};
@@ -29,7 +29,8 @@ fn fengda() -> Command {
 /// A gateway in a process of its own.
 pub struct Process {
     pub child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// What it logs from now on, unless somebody else reads it.
+    log: Option<Lines<BufReader<ChildStderr>>>,
     pub public: SocketAddr,
     pub admin: Option<SocketAddr>,
     /// What it logged up to the event `listening`, which is the last.
@@ -59,12 +60,25 @@ impl Process {
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let began = events(&mut log, "listening").await;
         let addr = |key: &str| began[began.len() - 1][key].as_str().map(|a| a.parse().unwrap());
-        Self { public: addr("public").unwrap(), admin: addr("admin"), child, log, began }
+        Self { public: addr("public").unwrap(), admin: addr("admin"), child, log: Some(log), began }
     }
 
     /// Reads its log up to an event and returns that.
     pub async fn event(&mut self, name: &str) -> Value {
-        events(&mut self.log, name).await.pop().expect("the event is the last")
+        events(self.log.as_mut().expect("nobody else reads it"), name).await.pop().expect("the event is the last")
+    }
+
+    /// Has its log read as it comes, up to its end.
+    pub fn read_log(&mut self) -> Arc<Mutex<Vec<Value>>> {
+        let mut lines = self.log.take().expect("nobody else reads it");
+        let read = Arc::new(Mutex::new(Vec::new()));
+        let reading = read.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                reading.lock().unwrap().push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}")));
+            }
+        });
+        read
     }
 
     /// How many files it has open.
@@ -263,7 +277,7 @@ async fn the_log_holds_no_words_of_customers_and_every_line_is_json() {
     client::http1(process.public, post(&format!("/{canary}"), Some(canary), canary)).await.error(404, "not_found");
     process.signal("-TERM");
     let mut events = Vec::new();
-    while let Some(line) = process.log.next_line().await.unwrap() {
+    while let Some(line) = process.log.as_mut().unwrap().next_line().await.unwrap() {
         assert!(!line.contains(canary), "{line}");
         events.push(serde_json::from_str::<Value>(&line).unwrap());
     }

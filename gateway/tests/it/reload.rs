@@ -6,28 +6,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::{
-    client::{self, Http1, PATIENCE},
+    client::{self, Http1, until},
     harness::{Gateway, PASS, Site, post},
     model::{Behaviour, Model},
     process::{Process, token},
 };
-
-/// Waits until something is so.
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
-}
 
 /// Waits until the watch has dealt with the files as they are now.
 async fn settled(gateway: &Gateway) {

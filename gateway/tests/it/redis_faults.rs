@@ -1,0 +1,273 @@
+//! Redis fails in every way that it can, under a chat: what users see, what operators see, and how long until it is as before.
+//! `docs/redis.md` has the table.
+
+#![allow(clippy::print_stdout, reason = "what was measured is for whoever runs the test")]
+
+mod rig;
+
+use std::time::{Duration, Instant};
+
+use fengda_plugins::redis::server::{Cluster, Sentinels, Server};
+use serde_json::json;
+
+use self::rig::{Rig, Talker};
+use super::{
+    client::until,
+    wire::{Proxy, Wire},
+};
+
+/// Until it is as before, from the moment that the fault is over.
+const RECOVERY: Duration = Duration::from_secs(5);
+
+fn at(port: u16) -> String {
+    format!("url: \"redis://127.0.0.1:{port}\"")
+}
+
+fn servers(ports: &[u16]) -> String {
+    format!("servers: [{}]", ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect::<Vec<_>>().join(", "))
+}
+
+/// A server that loses nothing when it is killed.
+fn durable() -> Server {
+    Server::with(&["appendonly yes", "appendfsync always"])
+}
+
+/// A conversation with some turns.
+async fn warm(rig: &Rig, name: &str) -> Talker {
+    let mut talker = rig.talker(name);
+    for _ in 0..3 {
+        assert!(talker.goes_on().await.stored());
+    }
+    talker
+}
+
+/// A fault that takes Redis out of reach: conversations at hand go on and are put aside, new ones get the tenant's busy text, and
+/// everything is where it belongs within seconds of its end.
+async fn out_of_reach(name: &str, rig: &Rig, begin: impl AsyncFnOnce(), lasts: Duration, end: impl AsyncFnOnce()) {
+    let mut talker = warm(rig, "warm").await;
+    let began = Instant::now();
+    begin().await;
+    let (mut aside, mut slowest, mut strangers) = (0, Duration::ZERO, 0);
+    while began.elapsed() < lasts || aside < 5 {
+        let heard = talker.goes_on().await;
+        slowest = slowest.max(heard.took);
+        if heard.stored() {
+            continue;
+        }
+        aside += 1;
+        let mut stranger = rig.talker(&format!("stranger{strangers}"));
+        strangers += 1;
+        let cold = stranger.says().await;
+        assert_eq!(cold.body["answer"], "alpha is busy", "{}", cold.body);
+        assert_eq!((&cold.body["fallback"], &cold.body["stored"]), (&json!(true), &json!(false)), "{}", cold.body);
+        assert_eq!(rig.clerk.calls(&format!("stranger{} 1", strangers - 1)), 0, "the flow did not run");
+        slowest = slowest.max(cold.took);
+        rig.nobody_is_starved().await;
+    }
+    assert_eq!(rig.metric("fengda_redis_up").await, 0.0);
+    assert_eq!(rig.admin("/readyz").await.status, 503);
+    end().await;
+    let ended = Instant::now();
+    while !talker.goes_on().await.stored() {
+        assert!(ended.elapsed() < RECOVERY, "{name}: not back after {:?}", ended.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("| {name} | {aside} turns aside | slowest {slowest:?} | back after {:?} |", ended.elapsed());
+    talker.finds_everything().await;
+    until("it is up", async || rig.metric("fengda_redis_up").await == 1.0).await;
+    assert!(rig.talker("newcomer").goes_on().await.stored());
+    rig.the_log_is_calm();
+}
+
+#[tokio::test]
+async fn redis_is_killed_and_restarted() {
+    let redis = durable();
+    let rig = Rig::start(&at(redis.port())).await;
+    out_of_reach("killed, restarted", &rig, async || redis.kill(), Duration::from_secs(2), async || redis.restart()).await;
+}
+
+#[tokio::test]
+async fn redis_stands_still_for_ten_seconds() {
+    let redis = Server::start();
+    let rig = Rig::start(&at(redis.port())).await;
+    out_of_reach("paused for 10 s", &rig, async || redis.pause(), Duration::from_secs(10), async || redis.resume()).await;
+}
+
+#[tokio::test]
+async fn redis_answers_later_than_its_timeout() {
+    let redis = Server::start();
+    let proxy = Proxy::to(redis.port()).await;
+    let rig = Rig::start(&at(proxy.port)).await;
+    let slow = async || proxy.set(Wire::Slow(Duration::from_secs(2)));
+    out_of_reach("replies 2 s late", &rig, slow, Duration::from_secs(3), async || proxy.set(Wire::Whole)).await;
+}
+
+#[tokio::test]
+async fn redis_answers_late_but_in_time() {
+    let redis = Server::start();
+    let proxy = Proxy::to(redis.port()).await;
+    let rig = Rig::start(&at(proxy.port)).await;
+    let mut talker = warm(&rig, "warm").await;
+    proxy.set(Wire::Slow(Duration::from_millis(200)));
+    for _ in 0..5 {
+        assert!(talker.goes_on().await.stored());
+        rig.nobody_is_starved().await;
+    }
+    assert!(rig.talker("cold").goes_on().await.stored());
+    talker.finds_everything().await;
+    rig.the_log_is_calm();
+}
+
+#[tokio::test]
+async fn redis_becomes_a_replica() {
+    let redis = Server::start();
+    let rig = Rig::start(&at(redis.port())).await;
+    let role = |words: &[&str]| redis.cli::<String>(words).unwrap();
+    // Of nobody, so that it keeps what it has.
+    let begin = async || drop(role(&["REPLICAOF", "127.0.0.1", "1"]));
+    out_of_reach("READONLY", &rig, begin, Duration::from_secs(2), async || drop(role(&["REPLICAOF", "NO", "ONE"]))).await;
+}
+
+#[tokio::test]
+async fn redis_is_out_of_memory() {
+    let redis = Server::start();
+    let rig = Rig::start(&at(redis.port())).await;
+    let memory = |bytes: &str| redis.cli::<String>(&["CONFIG", "SET", "maxmemory", bytes]).unwrap();
+    out_of_reach("OOM", &rig, async || drop(memory("1")), Duration::from_secs(2), async || drop(memory("0"))).await;
+}
+
+#[tokio::test]
+async fn redis_is_loading_its_data() {
+    // A millisecond for each key, so that it takes some seconds.
+    let redis = Server::with(&["key-load-delay 1000", "loading-process-events-interval-bytes 1024"]);
+    redis.cli::<String>(&["DEBUG", "POPULATE", "3000", "other", "64"]).unwrap();
+    let rig = Rig::start(&at(redis.port())).await;
+    let begin = async || {
+        redis.cli::<String>(&["SAVE"]).unwrap();
+        redis.restart_and_load();
+    };
+    let loaded = async || until("it has loaded", async || redis.cli::<String>(&["PING"]).is_ok()).await;
+    out_of_reach("LOADING", &rig, begin, Duration::ZERO, loaded).await;
+}
+
+#[tokio::test]
+async fn redis_forgets_its_scripts() {
+    let redis = Server::start();
+    let rig = Rig::start(&at(redis.port())).await;
+    let mut talker = warm(&rig, "warm").await;
+    for _ in 0..3 {
+        redis.cli::<String>(&["SCRIPT", "FLUSH"]).unwrap();
+        assert!(talker.goes_on().await.stored());
+    }
+    assert!(rig.talker("cold").goes_on().await.stored());
+    talker.finds_everything().await;
+    assert_eq!(rig.metric("fengda_redis_up").await, 1.0);
+}
+
+/// The server has done what it was asked to, and nobody is told.
+#[tokio::test]
+async fn the_wire_is_cut_between_a_script_and_its_reply() {
+    let redis = Server::start();
+    let proxy = Proxy::to(redis.port()).await;
+    let rig = Rig::start(&at(proxy.port)).await;
+    let mut talker = warm(&rig, "warm").await;
+    for round in 1..=5 {
+        proxy.set(Wire::KeepReplies);
+        // Until at least one more reply was lost.
+        while proxy.kept() < round {
+            talker.goes_on().await;
+        }
+        proxy.set(Wire::Whole);
+        let ended = Instant::now();
+        while !talker.goes_on().await.stored() {
+            assert!(ended.elapsed() < RECOVERY, "not back after {:?}", ended.elapsed());
+        }
+        println!("| reply cut off | back after {:?} |", ended.elapsed());
+        talker.finds_everything().await;
+    }
+    rig.the_log_is_calm();
+}
+
+#[tokio::test]
+async fn a_primary_dies_and_sentinels_put_a_replica_in_its_place() {
+    let sentinels = Sentinels::start();
+    let rig = Rig::start(&format!("{}, sentinel: {}", servers(&sentinels.ports()), Sentinels::MASTER)).await;
+    let mut talker = warm(&rig, "warm").await;
+    replicated(sentinels.primary());
+    sentinels.primary().kill();
+    let died = Instant::now();
+    let mut aside = 0;
+    while aside == 0 || !talker.goes_on().await.stored() {
+        aside += u32::from(!talker.goes_on().await.stored());
+        assert!(died.elapsed() < Duration::from_secs(15), "no failover");
+    }
+    println!("| primary killed, sentinels | {aside} turns aside | back after {:?} |", died.elapsed());
+    talker.finds_everything().await;
+    rig.the_log_is_calm();
+}
+
+#[tokio::test]
+async fn a_primary_of_a_cluster_dies_and_users_of_the_others_notice_nothing() {
+    let cluster = Cluster::start();
+    let rig = Rig::start(&format!("{}, cluster: true", servers(&cluster.ports()))).await;
+    let slot_of = |user: &str| cluster.primary_of(&format!("{{alpha/{user}}}")).port();
+    let other = (0..).map(|n| format!("other{n}")).find(|user| slot_of(user) != slot_of("warm")).unwrap();
+    let (mut talker, mut other) = (warm(&rig, "warm").await, warm(&rig, &other).await);
+    let primary = cluster.primary_of("{alpha/warm}");
+    replicated(primary);
+    primary.kill();
+    let died = Instant::now();
+    let mut aside = 0;
+    while aside == 0 || !talker.goes_on().await.stored() {
+        aside += u32::from(!talker.goes_on().await.stored());
+        assert!(other.goes_on().await.stored(), "of another primary");
+        assert!(died.elapsed() < Duration::from_secs(15), "no failover");
+    }
+    println!("| primary of a cluster killed | {aside} turns aside | back after {:?} |", died.elapsed());
+    talker.finds_everything().await;
+    other.finds_everything().await;
+    rig.the_log_is_calm();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn slots_move_under_a_chat() {
+    let cluster = Cluster::start();
+    let rig = Rig::start(&format!("{}, cluster: true", servers(&cluster.ports()))).await;
+    let mut talker = warm(&rig, "warm").await;
+    let slot = cluster.slot("{alpha/warm}");
+    for _ in 0..3 {
+        let from = cluster.primary_of_slot(slot).port();
+        let to = (0..=u16::MAX).step_by(1000).map(|slot| cluster.primary_of_slot(slot % 16384)).find(|primary| primary.port() != from);
+        let mut between = Vec::new();
+        tokio::task::block_in_place(|| cluster.migrate(slot, to.unwrap(), || between.push(())));
+        assert!(talker.goes_on().await.stored(), "after {} keys moved", between.len());
+    }
+    talker.finds_everything().await;
+    rig.the_log_is_calm();
+}
+
+/// What a replica had not got yet when it took over is lost; the client's own number tells.
+#[tokio::test]
+async fn a_turn_that_a_failover_lost_shows_as_a_gap() {
+    let redis = Server::start();
+    let proxy = Proxy::to(redis.port()).await;
+    let rig = Rig::start(&at(proxy.port)).await;
+    let mut talker = warm(&rig, "warm").await;
+    let replica = redis.replica();
+    replica.cli::<String>(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    until("a turn is stored that the replica does not get", async || rig.metric("fengda_redis_up").await == 1.0).await;
+    let lost = talker.goes_on().await;
+    assert!(lost.stored(), "{}", lost.body);
+    redis.kill();
+    proxy.lead_to(replica.port());
+    until("the replica takes turns", async || rig.admin("/readyz").await.status == 200).await;
+    let heard = talker.says().await;
+    assert_eq!((&heard.body["answer"], &heard.body["gap"]), (&json!("3 after warm 3"), &json!(true)), "{}", heard.body);
+    assert_eq!(rig.metric("fengda_context_gaps_total{tenant=\"alpha\"}").await, 1.0);
+    assert_eq!(rig.logged("gap").len(), 1);
+}
+
+/// Waits until replicas have everything.
+fn replicated(primary: &Server) {
+    assert!(primary.cli::<u32>(&["WAIT", "1", "5000"]).unwrap() >= 1);
+}
