@@ -4,6 +4,7 @@ mod gateway;
 mod http;
 mod latency;
 pub mod overload;
+mod redis;
 pub mod replay;
 mod token;
 mod usage;

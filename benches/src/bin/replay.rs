@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use fengda_benches::replay::{self, Options, Report};
+use fengda_benches::replay::{self, Options, Report, Store};
 
 /// Plays recorded conversations against a gateway and checks every answer.
 ///
@@ -33,6 +33,12 @@ struct Args {
     /// The gateway's binary [default: `fengda` beside this one]
     #[arg(long, value_name = "PATH")]
     gateway: Option<PathBuf>,
+    /// Keep conversations in Redis: in the one at this URL, or without a URL in one of the replay's own (`redis-server`)
+    #[arg(long, value_name = "URL", num_args = 0..=1)]
+    redis: Option<Option<String>>,
+    /// How many gateways to start on that Redis; each message of a user goes to the next one
+    #[arg(long, value_name = "N", default_value = "1")]
+    gateways: NonZeroUsize,
 }
 
 fn main() -> ExitCode {
@@ -51,12 +57,20 @@ fn play(args: Args) -> anyhow::Result<Report> {
         Some(path) => path,
         None => env::current_exe().context("cannot tell where this program is; use --gateway")?.with_file_name("fengda"),
     };
+    let store = match args.redis {
+        None if args.gateways.get() > 1 => anyhow::bail!("--gateways needs --redis: what one keeps on its own disk the others do not know"),
+        None => Store::Embedded,
+        Some(None) => Store::OwnRedis,
+        Some(Some(url)) => Store::Redis(url),
+    };
     let options = Options {
         file: args.file,
         dialogues: args.dialogues.map(NonZeroUsize::get),
         concurrency: args.concurrency.get(),
         kill: args.kill,
         gateway,
+        gateways: args.gateways.get(),
+        store,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(replay::run(&options))?;

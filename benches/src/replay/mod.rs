@@ -20,4 +20,4 @@ mod run;
 pub use conversations::ReadError;
 pub use fault::{Fault, Seen};
 pub use report::{Kill, Report, Used};
-pub use run::{Error, Options, run};
+pub use run::{Error, Options, Store, run};

@@ -1,6 +1,7 @@
 //! The clients: each plays one dialogue after the other, turn by turn, and believes nothing it is told.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -46,8 +47,8 @@ pub(super) struct Stage {
     pub next: AtomicUsize,
     /// How many turns were acknowledged.
     pub acknowledged: watch::Sender<usize>,
-    /// Where the gateway listens; `None` while it is down.
-    pub gateway: watch::Receiver<Option<SocketAddr>>,
+    /// Where the gateways listen that are up.
+    pub gateways: watch::Receiver<Vec<SocketAddr>>,
     /// Whether the gateway may die: then a message without an answer is sent again under its id.
     pub patient: bool,
     /// Shows how far the clients are.
@@ -67,7 +68,7 @@ pub(super) struct Played {
 
 /// Plays dialogues until none is left. A dialogue ends at its first fault.
 pub(super) async fn play(stage: Arc<Stage>) -> Played {
-    let mut client = Client { stage: stage.clone(), connection: None, played: Played::default() };
+    let mut client = Client { stage: stage.clone(), connections: HashMap::new(), sent: 0, played: Played::default() };
     loop {
         let dialogue = stage.next.fetch_add(1, Ordering::Relaxed);
         if dialogue >= stage.plan.dialogues.len() {
@@ -81,7 +82,7 @@ pub(super) async fn play(stage: Arc<Stage>) -> Played {
 
 /// Reads every dialogue of `whole` back and holds it against what was acknowledged.
 pub(super) async fn verify(stage: Arc<Stage>, whole: &[usize]) {
-    let mut client = Client { stage: stage.clone(), connection: None, played: Played::default() };
+    let mut client = Client { stage: stage.clone(), connections: HashMap::new(), sent: 0, played: Played::default() };
     for &dialogue in whole {
         if let Err(fault) = client.history(dialogue).await {
             stage.faults.note(fault, || stage.plan.place(dialogue, stage.plan.dialogues[dialogue].turns.len() - 1));
@@ -91,7 +92,10 @@ pub(super) async fn verify(stage: Arc<Stage>, whole: &[usize]) {
 
 struct Client {
     stage: Arc<Stage>,
-    connection: Option<Connection>,
+    /// By the gateway's address.
+    connections: HashMap<SocketAddr, Connection>,
+    /// How many requests it has sent: each goes to the next gateway.
+    sent: usize,
     played: Played,
 }
 
@@ -167,10 +171,7 @@ impl Client {
                 // The dead gateway's claim on the session may still hold, or the new one may not be ready.
                 Ok((status @ (StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE), _)) => Fault::Status(status.as_u16()),
                 Ok((status, _)) => return Err(Fault::Status(status.as_u16())),
-                Err(_) => {
-                    self.connection = None;
-                    Fault::Connection
-                }
+                Err(_) => Fault::Connection,
             };
             if !self.stage.patient || Instant::now() >= until {
                 return Err(fault);
@@ -182,15 +183,17 @@ impl Client {
     }
 
     async fn attempt(&mut self, dialogue: usize, method: &Method, target: &str, body: Bytes) -> Result<(StatusCode, Bytes), CallError> {
+        let gateway = self.next_gateway().await;
+        let mut connection = self.connections.remove(&gateway);
         // A gateway may close a connection between two requests: nothing was sent yet, so that is no fault.
-        if let Some(open) = &mut self.connection
+        if let Some(open) = &mut connection
             && !open.is_ready().await
         {
-            self.connection = None;
+            connection = None;
         }
-        let connection = match &mut self.connection {
+        let mut connection = match connection {
             Some(open) => open,
-            none => none.insert(Connection::open(up(self.stage.gateway.clone()).await).await?),
+            None => Connection::open(gateway).await?,
         };
         let request = Request::builder()
             .method(method)
@@ -200,14 +203,18 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .expect("a constant target and a base64 token make a request");
-        connection.call(request).await
+        let answer = connection.call(request).await?;
+        self.connections.insert(gateway, connection); // one that failed is not used again
+        Ok(answer)
     }
-}
 
-/// Waits until the gateway listens.
-async fn up(mut gateway: watch::Receiver<Option<SocketAddr>>) -> SocketAddr {
-    let address = gateway.wait_for(Option::is_some).await.expect("the run outlives its clients");
-    address.expect("waited for")
+    /// Waits until there is a gateway.
+    async fn next_gateway(&mut self) -> SocketAddr {
+        self.sent += 1;
+        let mut gateways = self.stage.gateways.clone();
+        let up = gateways.wait_for(|up| !up.is_empty()).await.expect("the run outlives its clients");
+        up[self.sent % up.len()]
+    }
 }
 
 /// The `Authorization` of every dialogue's user.

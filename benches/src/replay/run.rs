@@ -2,10 +2,13 @@
 
 use std::{
     fmt::Write as _,
+    future::poll_fn,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, atomic::AtomicUsize},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -26,6 +29,7 @@ use super::{
 };
 use crate::{
     gateway::{Gateway, GatewayError, Home},
+    redis::Redis,
     usage::Usage,
 };
 
@@ -42,6 +46,21 @@ pub struct Options {
     pub kill: bool,
     /// The gateway's binary.
     pub gateway: PathBuf,
+    /// How many gateways there are, all on one Redis if more than one; users hop between them.
+    pub gateways: usize,
+    /// What keeps the conversations.
+    pub store: Store,
+}
+
+/// What keeps the conversations of a replay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// The gateway's own disk.
+    Embedded,
+    /// A Redis that is started for the replay.
+    OwnRedis,
+    /// The Redis at this URL. It keeps what is played.
+    Redis(String),
 }
 
 /// Why a replay did not come to its end.
@@ -80,12 +99,16 @@ pub async fn run(options: &Options) -> Result<Report, Error> {
 }
 
 /// Everything that differs from the defaults: free ports, our model, tenants with keys of their own, and limits out of the way.
-fn config(plan: &Plan, model: SocketAddr) -> String {
+fn config(plan: &Plan, model: SocketAddr, redis: Option<&str>) -> String {
     let mut yaml = format!(
         "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ndata: data\nlog: {{ level: info, access: false }}\n\
          upstreams: {{ model: {{ protocol: answer, endpoints: [\"http://{model}\"] }} }}\n\
-         plugins: {{ rate_limit: {{ limits: [ {{ name: tenant, by: tenant, rate: 100000/s, burst: 100000 }} ] }} }}\ntenants:\n"
+         plugins: {{ rate_limit: {{ limits: [ {{ name: tenant, by: tenant, rate: 100000/s, burst: 100000 }} ] }} }}\n"
     );
+    if let Some(url) = redis {
+        let _ = writeln!(yaml, "store: {{ redis: {{ url: \"{url}\" }} }}");
+    }
+    yaml += "tenants:\n";
     for tenant in &plan.tenants {
         let _ = writeln!(yaml, "  {}: {{ flow: flow.lua, keys: [ {{ alg: HS256, secret: \"{}\" }} ] }}", tenant.name, tenant.secret);
     }
@@ -98,8 +121,14 @@ async fn replay(options: &Options) -> Result<Report, Error> {
     let faults = Arc::new(Faults::default());
     let model = Arc::new(Model::new(plan.clone(), faults.clone()));
     let server = model.clone().serve().await?;
-    let home = Home::new(&config(&plan, server.address), &[("flow.lua", FLOW)])?;
-    let mut keeper = Keeper::start(&options.gateway, &home).await?;
+    let own = if options.store == Store::OwnRedis { Some(Redis::start().await?) } else { None };
+    let url = match &options.store {
+        Store::Redis(url) => Some(url.clone()),
+        _ => own.as_ref().map(Redis::url),
+    };
+    let config = config(&plan, server.address, url.as_deref());
+    let homes = (0..options.gateways).map(|_| Home::new(&config, &[("flow.lua", FLOW)])).collect::<Result<Vec<_>, _>>()?;
+    let mut keeper = Keeper::start(&options.gateway, &homes).await?;
     let stage = Arc::new(Stage {
         bearers: bearers(&plan),
         plan: plan.clone(),
@@ -107,7 +136,7 @@ async fn replay(options: &Options) -> Result<Report, Error> {
         faults: faults.clone(),
         next: AtomicUsize::new(0),
         acknowledged: watch::Sender::new(0),
-        gateway: keeper.address.subscribe(),
+        gateways: keeper.addresses.subscribe(),
         patient: options.kill,
         bar: progress(plan.turns()),
     });
@@ -119,7 +148,7 @@ async fn replay(options: &Options) -> Result<Report, Error> {
     let used = keeper.used();
     unless(verify(stage.clone(), &played.whole), keeper.keep(&stage, None)).await?;
     stage.bar.finish_and_clear();
-    keeper.gateway.kill().await.map_err(GatewayError::from)?; // waited for, so that it is gone before its directory
+    keeper.kill_all().await.map_err(GatewayError::from)?; // waited for, so that they are gone before their directories
 
     played.latencies.sort_unstable();
     Ok(Report {
@@ -160,58 +189,93 @@ fn progress(turns: usize) -> ProgressBar {
     ProgressBar::new(turns as u64).with_style(style)
 }
 
-/// Keeps a gateway running, and counts what it uses.
+/// Keeps the gateways running, and counts what they use.
 struct Keeper<'a> {
     binary: &'a Path,
-    home: &'a Home,
-    gateway: Gateway,
-    /// Tells the clients where to connect; `None` while there is no gateway.
-    address: watch::Sender<Option<SocketAddr>>,
-    /// What this gateway had used when it was ready.
-    at_start: Option<Usage>,
-    /// What the gateway before this one used.
+    homes: &'a [Home],
+    gateways: Vec<Gateway>,
+    /// Tells the clients where to connect: those that are up.
+    addresses: watch::Sender<Vec<SocketAddr>>,
+    /// What each of these gateways had used when it was ready.
+    at_start: Vec<Option<Usage>>,
+    /// What the gateway that was killed used.
     before: Duration,
     kill: Option<Kill>,
 }
 
 impl<'a> Keeper<'a> {
-    async fn start(binary: &'a Path, home: &'a Home) -> Result<Self, GatewayError> {
-        let gateway = Gateway::start(binary, home).await?;
-        let address = watch::Sender::new(Some(gateway.public));
-        Ok(Self { binary, home, at_start: gateway.usage(), gateway, address, before: Duration::ZERO, kill: None })
+    async fn start(binary: &'a Path, homes: &'a [Home]) -> Result<Self, GatewayError> {
+        let mut gateways = Vec::with_capacity(homes.len());
+        for home in homes {
+            gateways.push(Gateway::start(binary, home).await?);
+        }
+        let addresses = watch::Sender::new(gateways.iter().map(|gateway| gateway.public).collect());
+        let at_start = gateways.iter().map(Gateway::usage).collect();
+        Ok(Self { binary, homes, gateways, addresses, at_start, before: Duration::ZERO, kill: None })
     }
 
-    /// Watches the gateway, and kills it once when `kill_at` turns are acknowledged; ends only with trouble.
+    /// Watches the gateways, and kills the first one once when `kill_at` turns are acknowledged; ends only with trouble.
     async fn keep(&mut self, stage: &Stage, kill_at: Option<usize>) -> GatewayError {
         if let Some(at) = kill_at {
             let mut acknowledged = stage.acknowledged.subscribe();
             tokio::select! {
                 _ = acknowledged.wait_for(|n| *n >= at) => {}
-                error = self.gateway.died() => return error,
+                error = any_died(&mut self.gateways) => return error,
             }
             if let Err(error) = self.restart(stage).await {
                 return error;
             }
         }
-        self.gateway.died().await
+        any_died(&mut self.gateways).await
     }
 
     async fn restart(&mut self, stage: &Stage) -> Result<(), GatewayError> {
-        self.before = self.used().map(|u| u.cpu).unwrap_or_default();
+        self.before = spent(self.gateways[0].usage(), self.at_start[0]).unwrap_or_default();
         let started = Instant::now();
-        self.address.send_replace(None);
+        self.addresses.send_modify(|up| {
+            up.remove(0);
+        });
         let after = *stage.acknowledged.borrow();
-        self.gateway.kill().await?;
-        self.gateway = Gateway::start(self.binary, self.home).await?;
-        self.at_start = self.gateway.usage();
+        self.gateways[0].kill().await?;
+        self.gateways[0] = Gateway::start(self.binary, &self.homes[0]).await?;
+        self.at_start[0] = self.gateways[0].usage();
         self.kill = Some(Kill { after, down: started.elapsed(), resent: 0 });
-        self.address.send_replace(Some(self.gateway.public));
+        self.addresses.send_modify(|up| up.insert(0, self.gateways[0].public));
         Ok(())
     }
 
-    /// What serving has cost so far, start-up excluded.
+    /// What serving has cost so far, all gateways together, start-up excluded.
     fn used(&self) -> Option<Used> {
-        let (start, now) = (self.at_start?, self.gateway.usage()?);
-        Some(Used { cpu: self.before + now.cpu.saturating_sub(start.cpu), resident: now.resident })
+        let mut used = Used { cpu: self.before, resident: 0 };
+        for (gateway, start) in self.gateways.iter().zip(&self.at_start) {
+            let now = gateway.usage();
+            used.cpu += spent(now, *start)?;
+            used.resident += now?.resident;
+        }
+        Some(used)
     }
+
+    async fn kill_all(&mut self) -> io::Result<()> {
+        for gateway in &mut self.gateways {
+            gateway.kill().await?;
+        }
+        Ok(())
+    }
+}
+
+fn spent(now: Option<Usage>, start: Option<Usage>) -> Option<Duration> {
+    Some(now?.cpu.saturating_sub(start?.cpu))
+}
+
+/// Waits until one of them ends by itself.
+async fn any_died(gateways: &mut [Gateway]) -> GatewayError {
+    poll_fn(|cx| {
+        for gateway in &mut *gateways {
+            if let Poll::Ready(error) = pin!(gateway.died()).poll(cx) {
+                return Poll::Ready(error);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }

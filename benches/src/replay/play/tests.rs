@@ -45,7 +45,7 @@ fn small_gateway(stage: &Stage, lie: Lie, lie_in_history: Lie) -> impl Fn(&Parts
 }
 
 /// Twelve dialogues of three turns.
-fn stage(gateway: &watch::Sender<Option<SocketAddr>>, patient: bool) -> Arc<Stage> {
+fn stage(gateways: &watch::Sender<Vec<SocketAddr>>, patient: bool) -> Arc<Stage> {
     let plan = Arc::new(monotonous(12, 3));
     let faults = Arc::new(Faults::default());
     Arc::new(Stage {
@@ -55,7 +55,7 @@ fn stage(gateway: &watch::Sender<Option<SocketAddr>>, patient: bool) -> Arc<Stag
         faults,
         next: AtomicUsize::new(0),
         acknowledged: watch::Sender::new(0),
-        gateway: gateway.subscribe(),
+        gateways: gateways.subscribe(),
         patient,
         bar: ProgressBar::hidden(),
     })
@@ -77,10 +77,10 @@ async fn outcome_of(stage: Arc<Stage>) -> Outcome {
 }
 
 async fn outcome(lie: Lie, lie_in_history: Lie) -> Outcome {
-    let gateway = watch::Sender::new(None);
-    let stage = stage(&gateway, false);
+    let gateways = watch::Sender::new(Vec::new());
+    let stage = stage(&gateways, false);
     let server = Server::start(small_gateway(&stage, lie, lie_in_history)).await.unwrap();
-    gateway.send_replace(Some(server.address));
+    gateways.send_replace(vec![server.address]);
     outcome_of(stage).await
 }
 
@@ -127,18 +127,18 @@ async fn every_lie_in_a_stored_history_is_seen() {
 
 /// A gateway that refuses its first request, closes, and has a better one follow it.
 async fn outcome_of_a_restart(patient: bool) -> Outcome {
-    let gateway = watch::Sender::new(None);
-    let stage = stage(&gateway, patient);
+    let gateways = watch::Sender::new(Vec::new());
+    let stage = stage(&gateways, patient);
     let next = Server::start(small_gateway(&stage, HONEST, HONEST)).await.unwrap();
-    let (switch, address) = (gateway.clone(), next.address);
+    let (switch, address) = (gateways.clone(), next.address);
     let dying = Server::start(move |_, _| {
-        switch.send_replace(Some(address));
+        switch.send_replace(vec![address]);
         let mut refusal = respond(StatusCode::SERVICE_UNAVAILABLE, "{}");
         refusal.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         refusal
     });
     let dying = dying.await.unwrap();
-    gateway.send_replace(Some(dying.address));
+    gateways.send_replace(vec![dying.address]);
     outcome_of(stage).await
 }
 
