@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fengda_plugins::{
     api::TurnError,
-    context::Context,
+    context::{Context, Readiness},
     redis::{Health, Redis},
 };
 use http::{Method, StatusCode, Uri, header};
@@ -98,24 +98,26 @@ impl Admin {
         }
     }
 
-    /// Whether clients should be sent here; a line for each reason why not.
+    /// Whether clients should be sent here; a line for each reason why not, or for what they will miss.
     async fn ready(&self, draining: bool) -> Answer {
-        let late = || Err(TurnError::Unavailable("no answer in time".into()));
+        let late = || Readiness::Not(TurnError::Unavailable("no answer in time".into()));
         let store = match &self.context {
-            Some(context) => timeout(STORE_PATIENCE, context.health()).await.unwrap_or_else(|_| late()),
-            None => Ok(()),
+            Some(context) => timeout(STORE_PATIENCE, context.readiness()).await.unwrap_or_else(|_| late()),
+            None => Readiness::Ready,
         };
-        let mut reasons = String::new();
-        if draining {
-            reasons.push_str("draining\n");
+        let (ready, reason) = match store {
+            Readiness::Ready => (true, String::new()),
+            Readiness::Aside(error) => (true, format!("turns wait on this gateway's disk: {error}\n")),
+            Readiness::Not(error) => (false, format!("{error}\n")),
+        };
+        match (ready && !draining, reason) {
+            (true, reason) if reason.is_empty() => Answer::text(StatusCode::OK, "ok\n"),
+            (true, reason) => Answer { status: StatusCode::OK, content_type: TEXT, body: reason.into() },
+            (false, reason) => {
+                let body = if draining { format!("draining\n{reason}") } else { reason };
+                Answer { status: StatusCode::SERVICE_UNAVAILABLE, content_type: TEXT, body: body.into() }
+            }
         }
-        if let Err(error) = store {
-            reasons.push_str(&format!("{error}\n"));
-        }
-        if reasons.is_empty() {
-            return Answer::text(StatusCode::OK, "ok\n");
-        }
-        Answer { status: StatusCode::SERVICE_UNAVAILABLE, content_type: TEXT, body: reasons.into() }
     }
 
     fn metrics(&self) -> Answer {

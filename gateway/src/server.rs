@@ -148,6 +148,10 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         control.spawn(listen("admin".into(), admin, socket, administering));
     }
     control.spawn(watch_files(gateway.clone()));
+    if let Some(context) = context.clone() {
+        // Whether the store was ever in reach decides what becomes of readiness when it is not.
+        control.spawn(async move { drop(context.readiness().await) });
+    }
     let threads = Vec::with_capacity(count);
     let mut running = Running { public, admin, gateway, context, control, draining, stop_serving, stop_admin, threads };
     let mut runtimes = Vec::with_capacity(count);

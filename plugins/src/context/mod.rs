@@ -25,7 +25,10 @@ mod tests;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -129,6 +132,8 @@ pub struct Context {
     cache: Arc<SessionCache>,
     loads: Loads,
     spool: Option<Spool>,
+    /// The store was in reach once.
+    reached: AtomicBool,
     first_contact: Option<FirstContact>,
     /// Most turns of a conversation.
     turns: usize,
@@ -156,7 +161,15 @@ impl Context {
         let first_contact = first_contact.map(|(lists, wait)| FirstContact::new(lists, wait, config.limits(), clock.clone(), meters));
         let open = |spool| Spool::open(spool, config, store.clone(), cache.clone(), clock, meters);
         let spool = config.spool.as_ref().map(open).transpose()?;
-        let context = Arc::new(Self { store, cache, loads: Loads::default(), spool, first_contact, turns: config.history_turns });
+        let context = Arc::new(Self {
+            store,
+            cache,
+            loads: Loads::default(),
+            spool,
+            reached: AtomicBool::new(false),
+            first_contact,
+            turns: config.history_turns,
+        });
         meters::watch(&context, meters);
         Ok(context)
     }
@@ -181,13 +194,33 @@ impl Context {
         self.store.flush().await
     }
 
-    /// Whether conversations can be kept now.
+    /// Whether users ought to be sent here, found out by trying.
     ///
-    /// # Errors
-    /// The store's reason why not.
-    pub async fn health(&self) -> Result<(), TurnError> {
-        self.store.health().await
+    /// A store that went away takes no gateway out as long as turns can be put aside: all gateways lose it at once, and those of them that
+    /// still have conversations in memory are better than none. One that was never in reach may be a mistake in the configuration.
+    pub async fn readiness(&self) -> Readiness {
+        match self.store.health().await {
+            Ok(()) => {
+                self.reached.store(true, Ordering::Relaxed);
+                Readiness::Ready
+            }
+            Err(error) if self.reached.load(Ordering::Relaxed) && self.spool().is_some_and(|spool| spool.bytes < spool.most) => {
+                Readiness::Aside(error)
+            }
+            Err(error) => Readiness::Not(error),
+        }
     }
+}
+
+/// What [`Context::readiness`] found.
+#[derive(Debug)]
+pub enum Readiness {
+    /// Turns are stored.
+    Ready,
+    /// The store is away; turns are answered, and wait for it on this gateway's disk.
+    Aside(TurnError),
+    /// Turns cannot be kept.
+    Not(TurnError),
 }
 
 /// Awaits a [`Step`]; one that is ready costs nothing.
