@@ -44,10 +44,11 @@ impl Fault {
     }
 }
 
-/// What a server answered: the first word and the rest. None if the error is not the server's.
+/// What a server answered: the first word and the rest, without what it quotes of a command that it does not know: that may be the
+/// password, or a tenant's words. None if the error is not the server's.
 fn code(error: &RedisError) -> Option<(&str, &str)> {
-    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
-        .then(|| (error.code().unwrap_or("ERR"), error.detail().unwrap_or("")))
+    let said = || error.detail().unwrap_or("").split(", with args beginning with").next().unwrap_or_default();
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension).then(|| (error.code().unwrap_or("ERR"), said()))
 }
 
 /// An error in the server's own words.

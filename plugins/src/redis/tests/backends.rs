@@ -60,6 +60,14 @@ async fn an_acl_user_needs_no_more_than_keys_channels_and_scripts_of_ours() {
     assert!(reason.contains("127.0.0.1") && reason.contains("WRONGPASS") && !reason.contains("other-secret"), "{reason}");
 }
 
+#[tokio::test]
+async fn a_server_that_quotes_the_login_it_does_not_know_gives_no_password_away() {
+    let server = Server::with(&["rename-command HELLO \"\""]);
+    let password = Some(Secret::from("hunter2".to_owned()));
+    let reason = down_after_trying(&begin(RedisConfig { password, ..standalone(server.port()) })).await;
+    assert!(reason.contains("unknown command 'HELLO'") && !reason.contains("hunter2"), "{reason}");
+}
+
 /// Why the first attempt to connect failed.
 async fn down_after_trying(redis: &Redis) -> String {
     let mut health = redis.health();
