@@ -13,6 +13,8 @@ if not now then
   now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
 
+local LONGEST = 600 -- a lease, in seconds
+
 local pool, at, leases = full, now, {}
 local known = redis.pcall('HGETALL', key)
 if known.err then -- not ours, so the count begins anew
@@ -25,7 +27,8 @@ for i = 1, #known, 2 do
   if known[i] == 'pool' then
     pool, at = a or full, math.min(b or now, now)
   else
-    leases[known[i]] = { share = a or 0, demand = b or 0, lapses = c or 0 }
+    -- One that would lapse later than any does is of a clock that was ahead.
+    leases[known[i]] = { share = a or 0, demand = b or 0, lapses = c and c <= now + LONGEST + 1 and c or 0 }
   end
 end
 
@@ -60,7 +63,7 @@ if demand then
   share = possible
   stock = math.max(0, math.min(want, pool))
   pool = pool - stock
-  life = math.min(math.max(256 / demand, 1), 600) -- twice as long as until it asks again
+  life = math.min(math.max(256 / demand, 1), LONGEST) -- twice as long as until it asks again
   last = math.max(last, now + life)
   redis.call('HSET', key, me, string.format('%.6f %.6f %.6f', share, demand, now + life))
 else

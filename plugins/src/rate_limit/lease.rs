@@ -12,7 +12,8 @@ const PAUSE: u64 = 250_000_000;
 const BREATH: u64 = 25_000_000;
 /// Over which demand is averaged, in nanoseconds.
 const MEMORY: f64 = 0.5e9;
-/// The part of the rate that a gateway without a lease gets by itself: a key that is used less than that asks Redis for nothing.
+/// The part of the rate that a gateway without a lease gets by itself, on trust: a key that is used less than that asks Redis for
+/// nothing until it owes a slice.
 const TRICKLE: f64 = 1.0 / 400.0;
 
 /// The limit as all gateways together keep it, in tokens and nanoseconds.
@@ -140,7 +141,8 @@ impl Lease {
         let due = self.seen >= self.patience && measured >= PAUSE;
         let pause = if self.more { BREATH } else { PAUSE };
         let short = self.level < full / 2.0 && (self.more || self.until <= now) && now.saturating_sub(self.asked) >= pause;
-        if self.asking || !(due || short) {
+        let owing = self.balance <= -2.0 * full && now.saturating_sub(self.asked) >= PAUSE;
+        if self.asking || !(due || short || owing) {
             return None;
         }
         let demand = f64::from(self.seen) / measured.max(PAUSE) as f64;
@@ -211,7 +213,8 @@ impl Lease {
         // What was not used for long is lost, as it is from a bucket that is full.
         self.balance = (self.balance + leased - self.level).min(full);
         if self.until <= now {
-            self.level = (self.level + whole.rate * TRICKLE * now.saturating_sub(lapsed) as f64).min(full);
+            let trusted = (whole.rate * TRICKLE * now.saturating_sub(lapsed) as f64).min(full - self.level);
+            (self.level, self.balance) = (self.level + trusted, self.balance - trusted);
             if self.share > 0.0 {
                 (self.share, self.demand, self.seen, self.since) = (0.0, 0.0, 0, now);
                 (self.patience, self.more) = (REQUESTS, false);

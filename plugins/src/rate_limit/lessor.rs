@@ -13,13 +13,15 @@ use redis::{FromRedisValue, Value};
 use super::lease::{Ask, Grant, Whole};
 use crate::{
     api::Incident,
-    redis::{Fault, Redis, Script},
+    redis::{Fault, Health, Redis, Script},
 };
 
 /// How often it is looked whether Redis is there.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often it must answer before it is trusted again: a part of a cluster may answer, and another not.
+/// How often it must answer before it is trusted again.
 const LOOKS: u32 = 4;
+/// After so many looks, a minute, gateways that were not heard of since the last such time are forgotten.
+const MEMORY: u32 = 240;
 
 static LEASE: Script = Script::new("lease", include_str!("lease.lua"));
 /// A limit that nobody has, to find out whether Redis answers again.
@@ -30,8 +32,8 @@ pub(super) struct Lessor {
     redis: Arc<Redis>,
     /// How often it must be found there before it is trusted; 0 while it is.
     doubts: AtomicU32,
-    /// Gateways that shared the limit that was talked over last.
-    gateways: AtomicU32,
+    /// The most gateways that shared a limit lately, and in the minute before.
+    gateways: [AtomicU32; 2],
     holders: AtomicU32,
 }
 
@@ -50,7 +52,7 @@ pub(super) struct Subject<'a> {
 impl Lessor {
     /// Asks this Redis, and keeps an eye on it for as long as somebody has the lessor.
     pub(super) fn new(redis: Arc<Redis>) -> Arc<Self> {
-        let lessor = Arc::new(Self { redis, doubts: AtomicU32::new(0), gateways: AtomicU32::new(1), holders: AtomicU32::new(0) });
+        let lessor = Arc::new(Self { redis, doubts: AtomicU32::new(0), gateways: Default::default(), holders: AtomicU32::new(0) });
         lessor.redis.spawn(watch(Arc::downgrade(&lessor)));
         lessor
     }
@@ -65,9 +67,18 @@ impl Lessor {
         self.doubts.load(Ordering::Relaxed) > 0
     }
 
-    /// How many gateways shared a limit last; at least 1.
+    /// How many gateways there were when Redis was last heard; at least 1. The most that shared any limit: few may share another.
     pub(super) fn gateways(&self) -> u32 {
-        self.gateways.load(Ordering::Relaxed)
+        self.gateways.iter().map(|count| count.load(Ordering::Relaxed)).fold(1, u32::max)
+    }
+
+    /// Forgets gateways that have not been heard of for a minute, unless nobody has.
+    fn forget(&self) {
+        let [lately, before] = &self.gateways;
+        let heard = lately.swap(0, Ordering::Relaxed);
+        if heard > 0 {
+            before.store(heard, Ordering::Relaxed);
+        }
     }
 
     /// Does something with Redis in the background.
@@ -89,7 +100,7 @@ impl Lessor {
         let answer = self.redis.run(&LEASE, &[key], &args).await.and_then(|value| read(&value));
         let (grant, gateways) = answer.inspect_err(|fault| self.doubt(fault))?;
         if ask.demand.is_some() {
-            self.gateways.store(gateways, Ordering::Relaxed);
+            self.gateways[0].fetch_max(gateways, Ordering::Relaxed);
         }
         Ok(grant)
     }
@@ -108,7 +119,8 @@ impl Lessor {
 
     /// Nobody may be asking just now; while it is gone nobody does.
     async fn look(&self) {
-        if !self.redis.is_up() {
+        let health = self.redis.health().borrow().clone();
+        if !health.is_up() || (self.is_gone() && health != Health::Up) {
             self.doubt(&Fault::Down("it does not answer".into()));
         } else if self.is_gone() {
             let nobody = Subject { key: b"fengda:{limit}", holder: self.redis.name(), whole: &NOBODYS, time: "" };
@@ -120,10 +132,15 @@ impl Lessor {
 }
 
 async fn watch(lessor: Weak<Lessor>) {
+    let mut looks = 0;
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(lessor) = lessor.upgrade() else { return };
         lessor.look().await;
+        looks = (looks + 1) % MEMORY;
+        if looks == 0 {
+            lessor.forget();
+        }
     }
 }
 

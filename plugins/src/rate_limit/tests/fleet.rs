@@ -1,7 +1,10 @@
 //! Several gateways and one limit: what all of them let through, by the real script on a real Redis, in a time of our own.
 #![allow(clippy::cast_possible_truncation, reason = "seconds and nanoseconds of a test")]
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::super::{
     lease::{Ask, Grant, Lease, Whole},
@@ -9,7 +12,10 @@ use super::super::{
 };
 use crate::{
     api::Meters,
-    redis::{Redis, server::Server},
+    redis::{
+        Mode, Redis, RedisConfig,
+        server::{Cluster, Server},
+    },
     testing::redis_config,
 };
 
@@ -20,7 +26,11 @@ const WAY: u64 = SECOND / 1000;
 const BIN: u64 = SECOND / 10;
 
 async fn lessor(server: &Server) -> Arc<Lessor> {
-    let redis = Redis::open(redis_config(server.port()), &Meters::default()).unwrap();
+    lessor_of(redis_config(server.port())).await
+}
+
+async fn lessor_of(config: RedisConfig) -> Arc<Lessor> {
+    let redis = Redis::open(config, &Meters::default()).unwrap();
     while !redis.is_up() {
         tokio::task::yield_now().await;
     }
@@ -43,6 +53,8 @@ struct Fleet {
     gateways: Vec<Gateway>,
     random: fastrand::Rng,
     now: u64,
+    /// Seconds on Redis' clock when `now` was 0.
+    epoch: f64,
     admitted: Vec<f64>,
     offered: u64,
     asked: u64,
@@ -61,7 +73,7 @@ impl Fleet {
         };
         let gateways = loads.iter().enumerate().map(gateway).collect();
         let key = format!("test:{{{rate}/{burst}/{loads:?}/{seed}}}");
-        Self { lessor: lessor.clone(), key, whole, gateways, random, now: 0, admitted: vec![], offered: 0, asked: 0 }
+        Self { lessor: lessor.clone(), key, whole, gateways, random, now: 0, epoch: 1e9, admitted: vec![], offered: 0, asked: 0 }
     }
 
     /// Lets this many seconds pass.
@@ -99,7 +111,7 @@ impl Fleet {
     }
 
     async fn exchange(&self, holder: &str, ask: &Ask) -> Grant {
-        let time = format!("{:.6}", self.now as f64 / 1e9 + 1e9);
+        let time = format!("{:.6}", self.now as f64 / 1e9 + self.epoch);
         let subject = Subject { key: self.key.as_bytes(), holder, whole: &self.whole, time: &time };
         self.lessor.exchange(&subject, ask).await.unwrap()
     }
@@ -201,6 +213,69 @@ async fn the_share_of_a_gateway_that_died_or_stopped_goes_to_the_others() {
         let after: f64 = fleet.admitted[settled..settled + 10 * second].iter().sum();
         assert!((9800.0..10200.0).contains(&before) && (9800.0..10200.0).contains(&after), "{before}, then {after}; stopped: {stopped}");
     }
+}
+
+#[tokio::test]
+async fn gateways_are_as_many_as_share_any_limit_whichever_was_talked_over_last() {
+    let server = Server::start();
+    let lessor = lessor(&server).await;
+    let mut shared = Fleet::new(&lessor, 100.0, 100.0, &[100.0; 3], 1);
+    shared.run(10).await;
+    let mut own = Fleet::new(&lessor, 100.0, 100.0, &[100.0], 2);
+    own.run(10).await;
+    assert_eq!(lessor.gateways(), 3);
+}
+
+#[tokio::test]
+async fn while_a_part_of_a_cluster_is_gone_limits_are_kept_alone_without_a_break() {
+    let cluster = Cluster::start();
+    let (there, ports) = (cluster.primary_of("fengda:{limit}").port(), cluster.ports());
+    let lost = (0..).map(|n| format!("{{{n}}}")).find(|key| cluster.primary_of(key).port() != there).unwrap();
+    let servers = ports.into_iter().map(|port| ("127.0.0.1".into(), port)).collect();
+    let lessor = lessor_of(RedisConfig { servers, mode: Mode::Cluster, ..redis_config(there) }).await;
+    let ask = async || {
+        let whole = Whole { rate: 1e-6, burst: 1000.0 };
+        let ask = Lease::new(0, &whole).ask(SECOND, &whole).unwrap_or(Ask::NOTHING);
+        lessor.exchange(&Subject { key: lost.as_bytes(), holder: "g0", whole: &whole, time: "" }, &ask).await
+    };
+    ask().await.unwrap();
+    let primary = cluster.primary_of(&lost);
+    cluster.replica_of(&lost).kill();
+    primary.kill();
+    while ask().await.is_ok() {}
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert!(lessor.is_gone(), "after {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_an_hour_leaves_nothing_to_a_gateway_that_died() {
+    let server = Server::start();
+    let lessor = lessor(&server).await;
+    let mut fleet = Fleet::new(&lessor, 1000.0, 1000.0, &[900.0, 1500.0], 1);
+    fleet.run(20).await;
+    fleet.gateways.remove(0);
+    fleet.epoch -= 3600.0;
+    fleet.run(30).await;
+    let [low, high] = fleet.windows(35);
+    assert!(low > 0.98 && high < 1.02, "{low:.3} to {high:.3}");
+}
+
+#[tokio::test]
+async fn many_gateways_that_get_a_few_requests_each_add_nothing_to_the_limit() {
+    let server = Server::start();
+    let lessor = lessor(&server).await;
+    let mut loads = vec![0.4; 40];
+    loads[0] = 300.0;
+    let mut fleet = Fleet::new(&lessor, 200.0, 200.0, &loads, 1);
+    fleet.run(900).await;
+    let passed = fleet.admitted[(600 * SECOND / BIN) as usize..].iter().sum::<f64>() / (300.0 * 200.0);
+    assert!((0.98..1.02).contains(&passed), "{passed:.3}");
+    assert!(fleet.asked * 100 <= fleet.offered, "{} commands for {} requests", fleet.asked, fleet.offered);
+    let most = fleet.whole.burst + 40.0 * 2.0 * fleet.whole.stock() + fleet.whole.rate * BIN as f64;
+    assert!(fleet.excess() <= most, "{} above the rate; {most} are allowed", fleet.excess());
 }
 
 #[tokio::test]
