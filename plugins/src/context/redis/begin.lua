@@ -11,11 +11,11 @@ local u = read_user()
 local s = read_session(u)
 local seq, record = find_turn(s, id)
 if seq then return { 'answered', seq, record } end
-if s.expired then s = no_session(u) end
+if s.expired then s = no_session(u, s.e) end
 
 local function granted(fence)
   local reply = { 'claimed', tonumber(fence) }
-  if ARGV[4] ~= s.v or ARGV[5] ~= u.v then reply[3] = state(s, u, turns) end
+  if not is_known(s, u, ARGV[4], ARGV[5]) then reply[3] = state(s, u, turns) end
   return reply
 end
 
@@ -58,7 +58,7 @@ c = { fence = ('%.0f'):format(reply[2]), till = now + term, e = epoch(s, u), nam
 call('SET', C, sealed_claim(c), 'PX', term)
 -- What expires during the turn is there until its end.
 if u.there and u.x - now < term then outlive(U, term) end
-if s.v ~= NONE and s.x - now < term then
+if (s.v ~= NONE or s.e ~= NONE) and s.x - now < term then
   for _, key in ipairs({ S, T, I }) do outlive(key, term) end
 end
 return reply

@@ -101,7 +101,7 @@ call('ZSCORE', I, sid)
 local seq, first = find_turn(s, id)
 if seq then return repeated(s, u, c, seq, first) end
 -- What had not expired when the turn began goes on although it has by now; what had expired then is replaced.
-if s.expired and base.v == NONE then s = no_session(u) end
+if s.expired and base.v == NONE then s = no_session(u, s.e) end
 if s.v ~= base.v or epoch(s, u) ~= base.e or not is_claimed(c) then return { 'lost' } end
 if s.n ~= base.n then corrupt('a number does not follow') end
 if s.k >= turns then bounded(T, s.b) end

@@ -9,7 +9,7 @@ local s = read_session(u)
 local c = read_claim()
 call('ZSCORE', I, ARGV[7])
 if not c or c.fence ~= ARGV[2] or c.till <= now then return { 'lost' } end
-if c.e ~= epoch(s.expired and no_session(u) or s, u) then return { 'lost' } end
+if c.e ~= epoch(s, u) then return { 'lost' } end
 if not is_new(s, u) then return { 'old' } end
 local slots = flat(read_slots(u))
 

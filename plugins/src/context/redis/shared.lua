@@ -68,8 +68,9 @@ local function write_user(u)
 end
 
 -- The session: version, number of the newest turn, count and bytes of the kept ones, its own epoch, the user's epoch it is of, its expiry.
-local function no_session(u)
-  return { v = NONE, n = 0, k = 0, b = 0, e = NONE, u = u.e, x = 0 }
+-- What was erased is known as that beyond its expiry, as a turn from before may still wait somewhere.
+local function no_session(u, e)
+  return { v = NONE, n = 0, k = 0, b = 0, e = e or NONE, u = u.e, x = 0 }
 end
 
 -- The session as it stands, expired or not. One of an older epoch of its user reads as erased: only its number goes on.
@@ -165,6 +166,11 @@ local function flat(slots)
     list[#list + 1] = value
   end
   return list
+end
+
+-- Whether a caller has this already. What is not there has no version that could tell.
+local function is_known(s, u, v, user_v)
+  return s.v ~= NONE and v == s.v and user_v == u.v
 end
 
 -- A session that is not expired, as a reply has it.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{all_expire, send, shared, store, subject};
+use super::{all_expire, send, shared, standalone, store, subject};
 use crate::{
     api::{Change, Clock, Commit, SlotDelta, SlotValue, TurnError, UserKey},
     context::{
@@ -13,6 +13,10 @@ use crate::{
     },
     redis::server::Server,
 };
+
+/// Which of a session's keys.
+const USER: usize = 0;
+const SESSION: usize = 2;
 
 /// Two gateways on a server.
 pub(super) async fn two(server: &Server) -> (Subject, Subject) {
@@ -195,4 +199,36 @@ async fn a_claim_that_is_asked_for_twice_under_one_name_is_one_claim() {
     assert_eq!(first.0, b"claimed");
     assert_eq!(ask(1).await, first, "as when a connection broke before the first answer and the call was sent again");
     assert_eq!(ask(2).await.0, b"busy");
+}
+
+#[tokio::test]
+async fn a_session_that_was_erased_is_known_as_that_for_as_long_as_a_turn_from_before_may_wait() {
+    let s = standalone().await;
+    let key = s.session("a");
+    let left = |which| send::<i64>(shared(), "PTTL", &[keys::session(&key).get(which)]);
+    s.turn(&key, "m1").await;
+    s.clock().advance(LIMITS.keep - Duration::from_secs(1));
+    s.store().erase_session(&key).await.unwrap();
+    let epoch = s.state(&key).await.epoch;
+    let (claim, base) = s.claim(&key, "m2").await;
+    s.clock().advance(Duration::from_secs(2));
+    let expired = s.state(&key).await;
+    assert_eq!((expired.seq, expired.epoch, epoch != 0), (0, epoch, true));
+    assert!(left(SESSION) > 3_500_000, "{}", left(SESSION));
+    assert_eq!(s.store().commit(&claim, &base, commit("m2")).await.unwrap().turn.seq, 2, "it began before");
+    s.store().erase_session(&key).await.unwrap();
+    s.clock().advance(LIMITS.keep);
+    assert_eq!(s.turn(&key, "m3").await.turn.seq, 1);
+}
+
+#[tokio::test]
+async fn a_session_that_is_erased_long_after_its_user_does_not_outlive_it() {
+    let s = standalone().await;
+    let key = s.session("a");
+    let names = keys::session(&key);
+    s.store().erase_user(key.user()).await.unwrap();
+    send::<()>(shared(), "PEXPIRE", &[names.get(USER), b"5000"]); // as much later
+    s.store().erase_session(&key).await.unwrap();
+    let [user, session] = [USER, SESSION].map(|which| send::<i64>(shared(), "PTTL", &[names.get(which)]));
+    assert!(user >= session, "{user} {session}");
 }
