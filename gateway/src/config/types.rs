@@ -119,7 +119,7 @@ pub struct RedisStore {
 pub struct Wait {
     /// How many: 1 to 16.
     pub replicas: u32,
-    /// How long for them: 1ms to 5s. After that the turn is stored all the same; it is counted and logged.
+    /// How long for them: 1ms to 500ms. After that the turn is stored all the same; it is counted and logged.
     #[serde(with = "units::DurationText")]
     pub timeout: Duration,
 }

@@ -81,7 +81,9 @@ impl Context {
     /// again: the store knows a turn that it has.
     async fn commit_stored(&self, claim: &Claim, base: &Arc<SessionState>, commit: &Commit) -> Result<Committed, TurnError> {
         let mark = self.cache.mark();
-        let patience = if self.spool.is_some() { COMMIT_PATIENCE } else { LAST_PATIENCE };
+        // Replicas may take their time, and so may those of the turns before.
+        let replicas = commit.wait.map_or(Duration::ZERO, |wait| 2 * wait.timeout);
+        let patience = replicas + if self.spool.is_some() { COMMIT_PATIENCE } else { LAST_PATIENCE };
         let late = |_| Err(TurnError::Unavailable("no answer to a commit in time".into()));
         let mut tries = 1;
         loop {

@@ -111,8 +111,8 @@ fn only_redis_has_replicas_to_wait_for() {
     assert_eq!(wait("{}"), Some(Wait { replicas: 1, timeout: Duration::from_millis(100) }));
     assert_eq!(wait("{replicas: 2, timeout: 50ms}"), Some(Wait { replicas: 2, timeout: Duration::from_millis(50) }));
     assert_eq!(wait("~"), None);
-    let found = problems_with(&format!("{}{redis}", tenant("{replicas: 0, timeout: 1m}")), &[]);
-    assert!(found[0].contains("must be 1 to 16") && found[1].contains("must be 1ms to 5s"), "{found:?}");
+    let found = problems_with(&format!("{}{redis}", tenant("{replicas: 0, timeout: 501ms}")), &[]);
+    assert!(found[0].contains("must be 1 to 16") && found[1].contains("must be 1ms to 500ms"), "{found:?}");
     let found = problems_with(&tenant("{}"), &[]);
     assert!(found.len() == 1 && found[0].contains("`wait` is for replicas of `store.redis` | remove it"), "{found:?}");
 }

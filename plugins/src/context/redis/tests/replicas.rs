@@ -4,8 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use super::{LIMITS, Meters, Mode, RedisStore, Subject, redis, send};
 use crate::{
-    api::{Clock, Commit, SessionKey, WaitFor},
-    context::{Stored, conformance::commit, redis::keys},
+    api::{Begin, BeginTurn, Clock, Commit, Committed, SessionKey, TurnPhase, WaitFor},
+    context::{
+        Context, ContextConfig, SpoolConfig, Stored,
+        conformance::{TempDir, commit, session},
+        redis::keys,
+        tests::config,
+    },
     redis::server::{Server, wait_until},
     testing::metric,
 };
@@ -53,4 +58,20 @@ async fn a_turn_that_too_few_replicas_have_in_time_is_stored_and_counted() {
     wait_until("the replica goes on", || send::<u64>(&replica, "LLEN", &[keys::session(&key).get(3)]) == 4);
     assert_eq!(turn(&s, &key, "m3", Some(WaitFor { replicas: 2, ..one })).await.turn.seq, 3);
     assert_eq!(short(&meters), 2.0, "there is only one");
+}
+
+#[tokio::test]
+async fn a_turn_that_waits_for_replicas_for_as_long_as_it_may_is_stored_and_not_put_aside() {
+    let (server, meters, dir) = (Server::start(), Meters::default(), TempDir::new());
+    let store = RedisStore::new(redis(&[server.port()], Mode::Standalone).await, LIMITS, Clock::system(), &meters);
+    let spool = Some(SpoolConfig { size: 1 << 20, tenants: Vec::new() });
+    let context = Context::new(Arc::new(store), &ContextConfig { spool, ..config(dir.path()) }, Clock::system(), &meters).unwrap();
+    let (key, message_id, q) = (session("a"), "m1".into(), "q m1".into());
+    let until = Clock::system().now().after(Duration::from_secs(60));
+    let turn = BeginTurn { key: &key, message_id: &message_id, q: &q, until, wait: Duration::ZERO, seen: None, limits: &[] };
+    let Begin::Run(begun) = context.begin(turn).await.unwrap() else { panic!("not begun") };
+    let wait = Some(WaitFor { replicas: 1, timeout: Duration::from_millis(500) });
+    let committed = context.commit(&begun, Commit { wait, ..commit("m1") }).await.unwrap();
+    assert!(matches!(committed, Committed::Stored(_)), "{committed:?}");
+    assert_eq!(short(&meters), 1.0);
 }
