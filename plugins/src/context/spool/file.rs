@@ -79,9 +79,10 @@ impl Folder {
 
     /// Puts these bytes in place of all that waits.
     pub(super) fn rewrite(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.waiting = replace(&self.dir, WAITING, bytes)?;
+        let (file, synced) = replace(&self.dir, WAITING, bytes)?;
+        self.waiting = file; // also if that is not sure: nobody will find the old one
         self.len = bytes.len() as u64;
-        Ok(())
+        synced
     }
 
     /// Nothing waits any more.
@@ -112,10 +113,10 @@ impl Folder {
         let found = scan(&bytes);
         let others = |record: &&&[u8]| !codec::kind_and_owner(record).is_some_and(|(_, theirs)| theirs.starts_with(owner));
         let kept: Vec<&[u8]> = found.records.iter().filter(others).copied().collect();
-        if kept.len() < found.records.len() {
+        if kept.len() < found.records.len() || !found.damaged.is_empty() || found.torn > 0 {
             let mut bytes = Vec::new();
             kept.into_iter().for_each(|record| put_frame(&mut bytes, record));
-            replace(&self.dir, REFUSED, &bytes)?;
+            replace(&self.dir, REFUSED, &bytes)?.1?;
         }
         Ok(())
     }
@@ -156,16 +157,15 @@ fn is_sound(record: &[u8]) -> bool {
     record.get(1).is_some_and(|kind| ours.contains(kind)) && codec::kind_and_owner(record).is_some()
 }
 
-/// Replaces a file at one moment, also if the power goes.
-fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<File> {
+/// Replaces a file at one moment. Returns the new one, and whether it is there also if the power goes.
+fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<(File, io::Result<()>)> {
     let (new, old) = (dir.join(format!("{name}.new")), dir.join(name));
-    let file = private(&new)?;
+    let (file, dir) = (private(&new)?, File::open(dir)?);
     file.set_len(0)?;
     file.write_all_at(bytes, 0)?;
     file.sync_all()?;
     fs::rename(&new, &old)?;
-    File::open(dir)?.sync_all()?;
-    Ok(file)
+    Ok((file, dir.sync_all()))
 }
 
 /// A file that only the gateway's user may read.

@@ -7,7 +7,8 @@ use crate::{
     api::{Meters, TurnError, TurnPhase},
     context::{
         Context, OpenError,
-        conformance::{commit, session, user},
+        conformance::{TempDir, commit, session, user},
+        spool::file::Folder,
     },
     testing::metric,
 };
@@ -182,4 +183,14 @@ async fn a_turn_of_a_tenant_that_is_gone_is_refused_and_kept() {
     assert_eq!((site.ids(&gone).await.len(), site.ids(&stays).await.len()), (1, 2));
     assert_eq!(metric(&gateway.meters, "fengda_spool_outcomes_total", &["refused", "-"]), Some(1.0));
     assert!(fs::metadata(gateway.spool_folder().join("refused")).unwrap().len() > 50);
+}
+
+#[test]
+fn what_cannot_be_read_may_be_an_erased_users_and_goes_with_it() {
+    let dir = TempDir::new();
+    let (folder, _) = Folder::open(dir.path()).unwrap();
+    let refused = || fs::read(dir.path().join("spool/refused")).unwrap();
+    folder.refuse(b"\x01\0\0\0words", 1000).unwrap();
+    folder.forget_refused(session("s").as_bytes()).unwrap();
+    assert!(refused().is_empty(), "{:?}", refused());
 }
