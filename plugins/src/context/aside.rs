@@ -16,7 +16,10 @@ pub(super) fn begin(
     most: usize,
     away: TurnError,
 ) -> Result<Begin, TurnError> {
-    let waiting = spool.waiting().of(turn.key.user());
+    let mut waiting = spool.waiting().of(turn.key.user());
+    if let Some(state) = &cached {
+        waiting.retain(|e| e.key != *turn.key || e.epoch == state.epoch); // what was erased meanwhile
+    }
     if let Some(entry) = waiting.iter().find(|e| e.key == *turn.key && e.commit.message_id == *turn.message_id) {
         return if entry.commit.q == *turn.q { Ok(Begin::Aside(Arc::new(entry.as_told()))) } else { Err(TurnError::MessageIdReused) };
     }

@@ -83,7 +83,11 @@ impl Drain {
                 && let Some(user) = users.pop()
             {
                 let drain = self.clone();
-                under_way.spawn(async move { drain.user(&user, None, WAIT).await });
+                under_way.spawn(async move {
+                    let Some(storing) = drain.waiting.storing(&user) else { return Ok(()) };
+                    let _alone = storing.lock().await;
+                    drain.user(&user, None, WAIT).await
+                });
             }
             match under_way.join_next().await {
                 Some(Ok(Ok(()))) => stored = true,
@@ -93,10 +97,8 @@ impl Drain {
         }
     }
 
-    /// Stores what waits of a user, or `only` of one session. A session whose next turn cannot be stored now does not keep the others.
+    /// Stores what waits of a user, or `only` of one session: for who alone does so. A session whose next turn cannot be stored now does not keep the others.
     pub(super) async fn user(&self, user: &UserKey, only: Option<&SessionKey>, wait: Duration) -> Result<(), TurnError> {
-        let Some(storing) = self.waiting.storing(user) else { return Ok(()) };
-        let _alone = storing.lock().await;
         let (mut held_up, mut outcome) = (Vec::new(), Ok(()));
         let wanted = |entry: &Entry, held_up: &[SessionKey]| only.is_none_or(|key| entry.key == *key) && !held_up.contains(&entry.key);
         while let Some(entry) = self.waiting.next(user, |entry| wanted(entry, &held_up)) {

@@ -130,9 +130,14 @@ impl Spool {
     /// # Errors
     /// The store is still away, or somebody else has the session.
     pub(super) async fn settle(&self, key: &SessionKey, wait: Duration) -> Result<(), TurnError> {
+        let Some(storing) = self.waiting.storing(key.user()) else { return Ok(()) };
+        let alone = timeout(wait, storing.lock_owned()).await.map_err(|_| TurnError::InProgress)?;
         let (drain, key) = (self.drain.clone(), key.clone());
         // Not on the caller's thread, where it could end in the middle.
-        let settled = self.runtime.spawn(async move { drain.user(key.user(), Some(&key), wait).await });
+        let settled = self.runtime.spawn(async move {
+            let _alone = alone;
+            drain.user(key.user(), Some(&key), wait).await
+        });
         settled.await.unwrap_or_else(|_| Err(closed()))
     }
 

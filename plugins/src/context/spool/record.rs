@@ -14,7 +14,7 @@ pub(in crate::context) struct Entry {
     /// Whose conversation.
     pub(in crate::context) key: SessionKey,
     /// See [`SessionState::epoch`](crate::api::SessionState::epoch); of what the turn began with.
-    pub(super) epoch: u64,
+    pub(in crate::context) epoch: u64,
     /// The newest stored turn's number when it began.
     pub(super) seq: u64,
     /// When it was answered.

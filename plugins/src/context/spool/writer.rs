@@ -90,8 +90,8 @@ impl Writer {
             Job::Forget(owner, reply) => {
                 for entry in self.waiting.all().into_iter().filter(|e| e.key.as_bytes().starts_with(&owner)) {
                     self.remove(&entry, Fate::Discarded, group);
-                    group.erased = true;
                 }
+                group.erased |= self.folder.len() > 0; // also words of theirs that wait no longer
                 let forgotten = self.folder.forget_refused(&owner);
                 self.complain(&forgotten);
                 group.done.push(reply);

@@ -1,5 +1,7 @@
 //! What a turn is while the store is away, and what becomes of it.
 
+use std::{sync::Arc, time::Duration};
+
 use super::rig::{FOREVER, Site};
 use crate::{
     api::{Begin, SlotValue, TurnError, TurnPhase},
@@ -167,6 +169,27 @@ async fn an_erasure_by_the_same_gateway_takes_the_words_from_its_disk() {
 }
 
 #[tokio::test]
+async fn an_erasure_takes_words_from_the_disk_that_wait_no_longer() {
+    let site = Site::new();
+    let (gateway, other) = (site.gateway("a"), site.gateway("b"));
+    let (stored, waits) = (user("bank", "v").session("s").unwrap(), session("s"));
+    for key in [&stored, &waits] {
+        gateway.turn(key, "m1").await;
+    }
+    let held = other.begin(&waits, "long").await;
+    gateway.reach.cut(FOREVER);
+    gateway.turn(&waits, "m2").await;
+    gateway.turn(&stored, "secret").await;
+    gateway.reach.cut(0);
+    gateway.turn(&stored, "m3").await;
+    assert_eq!(gateway.waiting(), 1);
+    let holds = || std::fs::read(gateway.spool_folder().join("waiting")).unwrap().windows(6).any(|w| w == b"secret");
+    gateway.context().erase_user(stored.user()).await.unwrap();
+    assert!(!holds() && gateway.waiting() == 1);
+    other.context().release(held.claim.as_ref().unwrap());
+}
+
+#[tokio::test]
 async fn a_turn_that_the_store_refuses_is_put_aside_for_good_and_keeps_nobody() {
     let site = Site::new();
     let (gateway, other) = (site.gateway("a"), site.gateway("b"));
@@ -189,4 +212,46 @@ async fn a_turn_that_the_store_refuses_is_put_aside_for_good_and_keeps_nobody() 
     // It is the user's all the same.
     gateway.context().erase_user(key.user()).await.unwrap();
     assert!(refused().is_empty());
+}
+
+#[tokio::test]
+async fn what_waits_of_an_erased_conversation_is_not_shown_to_the_next_one() {
+    let site = Site::new();
+    let (gateway, other) = (site.gateway("a"), site.gateway("b"));
+    let key = session("s");
+    gateway.turn(&key, "m1").await;
+    gateway.reach.cut(FOREVER);
+    gateway.turn(&key, "m2").await;
+    other.context().erase_session(&key).await.unwrap();
+    // The store is back, but another turn keeps what waits from being looked at, until it is away again.
+    let held = other.begin(&key, "long").await;
+    gateway.reach.cut(0);
+    assert_eq!(gateway.context().history(&key).await.unwrap().turns.len(), 0);
+    gateway.reach.cut(FOREVER);
+    assert_eq!(gateway.waiting(), 1);
+    let storing = gateway.context().spool.as_ref().unwrap().waiting().storing(key.user()).unwrap();
+    drop(storing.lock().await); // recovery has seen that too
+    assert_eq!(gateway.begin(&key, "m3").await.state.turns.len(), 0);
+    assert_eq!(gateway.begin(&key, "m2").await.state.turns.len(), 0, "nor is it answered with the erased words");
+    drop(held);
+}
+
+#[tokio::test]
+async fn one_who_gives_up_waiting_for_what_waits_leaves_nothing_behind() {
+    let site = Site::new();
+    let gateway = site.gateway("a");
+    let key = session("s");
+    gateway.turn(&key, "m1").await;
+    gateway.reach.cut(FOREVER);
+    gateway.turn(&key, "m2").await;
+    let spool = gateway.context().spool.as_ref().unwrap();
+    let storing = spool.waiting().storing(key.user()).unwrap();
+    let alone = storing.lock().await;
+    for _ in 0..20 {
+        assert!(tokio::time::timeout(Duration::from_millis(2), spool.settle(&key, Duration::from_secs(60))).await.is_err());
+    }
+    assert!(Arc::strong_count(&storing) <= 3, "those who wait, ours and recovery: {}", Arc::strong_count(&storing));
+    let settled = spool.settle(&key, Duration::from_millis(2)).await;
+    assert_eq!(settled, Err(TurnError::InProgress), "no longer than it is said to");
+    drop(alone);
 }
