@@ -27,7 +27,7 @@ use self::{
     file::Folder,
     meters::SpoolMeters,
     record::Line,
-    writer::{Job, Writer},
+    writer::{Job, Room, Writer},
 };
 pub(super) use self::{meters::declare, record::Entry, waiting::Waiting};
 use super::{ContextConfig, OpenError, Store, cache::SessionCache};
@@ -188,11 +188,11 @@ fn take_up(config: &SpoolConfig, dir: &Path, waiting: &Arc<Waiting>, meters: &Me
         next = next.max(lines.last_key_value().map_or(0, |(number, _)| number + 1));
     }
     let mut refused = Vec::new();
-    let (mut live, mut foreign) = (0, 0);
+    let (mut room, mut foreign) = (Room::new(config.size), 0);
     for line in lines.into_values() {
         match line {
             Ok(entry) => {
-                live += entry.size;
+                room.count(&entry);
                 waiting.push(entry);
             }
             Err(record) => {
@@ -211,7 +211,7 @@ fn take_up(config: &SpoolConfig, dir: &Path, waiting: &Arc<Waiting>, meters: &Me
     if damaged + found.torn + foreign > 0 {
         Incident::SpoolDamaged { damaged, torn: found.torn, foreign }.log();
     }
-    let mut writer = Writer { folder, waiting: waiting.clone(), meters, live, most: config.size, next, complained: None };
+    let mut writer = Writer { folder, waiting: waiting.clone(), meters, room, next, complained: None };
     writer.tidy().map_err(storage)?;
     Ok(writer)
 }

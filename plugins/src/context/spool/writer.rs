@@ -1,6 +1,7 @@
 //! Writes the spool's file: in groups, on the spool's own thread, and no further than there is room.
 
 use std::{
+    collections::{HashMap, hash_map},
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,12 +15,14 @@ use super::{
     record::{Entry, encode_done},
     waiting::Waiting,
 };
-use crate::api::{Incident, TurnError};
+use crate::api::{Incident, Tenant, TurnError};
 
 /// Most jobs written together.
 const GROUP: usize = 256;
 /// How often failures are logged.
 const COMPLAINTS: Duration = Duration::from_secs(1);
+/// How many times as much as is left for others a tenant may have.
+const PART: u64 = 3;
 
 /// Why an entry waits no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,14 +49,54 @@ pub(super) struct Writer {
     pub(super) folder: Folder,
     pub(super) waiting: Arc<Waiting>,
     pub(super) meters: SpoolMeters,
-    /// Bytes of all that waits.
-    pub(super) live: u64,
-    /// Most of them. The file, which holds marks and what waits no longer too, is twice as large at most.
-    pub(super) most: u64,
+    /// How much waits, and whose.
+    pub(super) room: Room,
     /// Number of the next entry.
     pub(super) next: u64,
     /// When it last logged that something failed.
     pub(super) complained: Option<Instant>,
+}
+
+/// Bytes of what waits, of which no tenant takes what the others need.
+pub(super) struct Room {
+    /// Most bytes. The file, which holds marks and what waits no longer too, is twice as large at most.
+    most: u64,
+    live: u64,
+    /// By tenant; none that has nothing.
+    shares: HashMap<Tenant, u64>,
+}
+
+impl Room {
+    pub(super) fn new(most: u64) -> Self {
+        Self { most, live: 0, shares: HashMap::new() }
+    }
+
+    /// Makes room for a turn, if its tenant has at most [`PART`] times as much then as is left for others. However much one tenant
+    /// sends, another still finds a part of the rest (dynamic thresholds: Choudhury and Hahne, IEEE/ACM ToN 6(2), 1998).
+    fn take(&mut self, entry: &Entry) -> bool {
+        let own = self.shares.get(entry.key.tenant()).copied().unwrap_or_default() + entry.size;
+        let fits = own <= PART * self.most.saturating_sub(self.live + entry.size);
+        if fits {
+            self.count(entry);
+        }
+        fits
+    }
+
+    /// Counts what is there already.
+    pub(super) fn count(&mut self, entry: &Entry) {
+        self.live += entry.size;
+        *self.shares.entry(entry.key.tenant().clone()).or_default() += entry.size;
+    }
+
+    fn give_back(&mut self, entry: &Entry) {
+        self.live -= entry.size;
+        if let hash_map::Entry::Occupied(mut share) = self.shares.entry(entry.key.tenant().clone()) {
+            *share.get_mut() -= entry.size;
+            if *share.get() == 0 {
+                share.remove();
+            }
+        }
+    }
 }
 
 /// What one group comes to.
@@ -104,14 +147,13 @@ impl Writer {
         entry.number = self.next;
         entry.encode(&mut group.bytes);
         entry.size = (group.bytes.len() - before) as u64;
-        if self.live + entry.size > self.most {
+        if !self.room.take(&entry) {
             group.bytes.truncate(before);
             self.meters.no_room(&entry);
             let _ = reply.send(Err(TurnError::Unavailable("there is no room for more waiting turns (`spool`)".into())));
             return;
         }
         self.next += 1;
-        self.live += entry.size;
         group.added.push((entry, reply));
     }
 
@@ -119,13 +161,13 @@ impl Writer {
         if !self.waiting.remove(entry) {
             return;
         }
-        self.live -= entry.size;
+        self.room.give_back(entry);
         self.meters.done(entry, fate);
         encode_done(&mut group.bytes, entry.number);
         if fate == Fate::Refused {
             let mut record = Vec::new();
             entry.encode(&mut record);
-            let kept = self.folder.refuse(&record, self.most);
+            let kept = self.folder.refuse(&record, self.room.most);
             self.complain(&kept);
         }
     }
@@ -142,7 +184,7 @@ impl Writer {
                     Ok(())
                 }
                 Err(e) => {
-                    self.live -= entry.size;
+                    self.room.give_back(&entry);
                     Err(TurnError::Unavailable(format!("the spool cannot be written: {e}")))
                 }
             };
@@ -164,10 +206,10 @@ impl Writer {
 
     /// Brings the file up to date.
     fn put(&mut self, bytes: &[u8], added: &[(Entry, oneshot::Sender<Result<(), TurnError>>)], erased: bool) -> io::Result<()> {
-        if self.live == 0 {
+        if self.room.live == 0 {
             return self.folder.clear();
         }
-        if !erased && self.folder.len() + bytes.len() as u64 <= 2 * self.most {
+        if !erased && self.folder.len() + bytes.len() as u64 <= 2 * self.room.most {
             return self.folder.append(bytes, !added.is_empty());
         }
         self.rewrite(added.iter().map(|(entry, _)| entry))
@@ -175,7 +217,7 @@ impl Writer {
 
     /// Leaves nothing in the file but what waits.
     pub(super) fn tidy(&mut self) -> io::Result<()> {
-        match self.live {
+        match self.room.live {
             0 => self.folder.clear(),
             live if live == self.folder.len() => Ok(()),
             _ => self.rewrite(std::iter::empty()),

@@ -55,8 +55,9 @@ async fn one_process_at_a_time_has_the_folder_and_nobody_else_looks_into_it() {
 async fn a_full_spool_takes_no_more_until_there_is_room() {
     let site = Site::new();
     let gateway = site.gateway_with("a", 2000);
-    let key = session("s");
+    let (key, other) = (session("s"), user("shop", "u").session("s").unwrap());
     gateway.turn(&key, "m0").await;
+    gateway.turn(&other, "m0").await;
     gateway.reach.cut(FOREVER);
     let mut kept = vec!["m0".to_owned()];
     for i in 1..100 {
@@ -72,10 +73,12 @@ async fn a_full_spool_takes_no_more_until_there_is_room() {
         kept.push(id);
     }
     assert!((5..50).contains(&kept.len()) && gateway.outcomes("no_room") == 1.0, "{}", kept.len());
+    assert!(gateway.turn(&other, "m1").await.is_none(), "there is room for another tenant");
     assert!(gateway.context().spool().unwrap().bytes <= 2000);
     gateway.reach.cut(0);
     gateway.settled().await;
     assert_eq!(site.ids(&key).await, kept);
+    assert_eq!(site.ids(&other).await, ["m0", "m1"]);
     gateway.reach.cut(FOREVER);
     assert!(gateway.turn(&key, "again").await.is_none());
 }
