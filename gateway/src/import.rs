@@ -56,7 +56,10 @@ pub enum ImportError {
     NoSource,
     /// The URL cannot be read.
     #[error("`--from`: {0}, such as `redis://127.0.0.1:6379` or `rediss://user:password@redis.internal:6380/0`")]
-    Url(#[from] UrlError),
+    Url(UrlError),
+    /// The URL does not go with what else is given.
+    #[error("`--from`: {0}")]
+    Source(&'static str),
     /// The store is another process's, or cannot be opened.
     #[error("{0}; the import needs the store to itself, so stop the gateway first (with `store.redis` it may run)")]
     Locked(OpenError),
@@ -64,10 +67,15 @@ pub enum ImportError {
     #[error(transparent)]
     Store(OpenError),
     /// No connection.
-    #[error("the Redis {0} cannot be reached, or does not let us in")]
-    Unreachable(&'static str),
+    #[error("the Redis {which} cannot be used: {reason}")]
+    Unreachable {
+        /// Of the two.
+        which: &'static str,
+        /// Its address, and what it or the operating system says.
+        reason: Arc<str>,
+    },
     /// No thread to be had.
-    #[error("no thread can be started: {0}")]
+    #[error("no thread can be started")]
     Thread(#[from] io::Error),
 }
 
@@ -116,7 +124,13 @@ fn source(config: &Config, from: Option<(&str, bool)>) -> Result<RedisConfig, Im
         let import = config.store.import.as_ref().ok_or(ImportError::NoSource)?;
         return import.link.clone().or_else(|| config.store.redis().cloned()).ok_or(ImportError::NoSource);
     };
-    let RedisUrl { server, database, username, password, tls } = RedisUrl::parse(url)?;
+    let RedisUrl { server, database, username, password, tls } = RedisUrl::parse(url).map_err(ImportError::Url)?;
+    if cluster && database != 0 {
+        return Err(ImportError::Source("a cluster has no databases but 0; leave the number away"));
+    }
+    if username.is_some() && password.is_none() {
+        return Err(ImportError::Source("it names a user and no password, and Redis lets nobody in by name only"));
+    }
     let mode = if cluster { Mode::Cluster } else { Mode::Standalone };
     let tls = tls.then(RedisTls::default);
     Ok(RedisConfig { servers: vec![server], mode, database, username, password, tls, timeout: TIMEOUT })
@@ -130,6 +144,10 @@ fn refused(error: OpenError) -> ImportError {
 }
 
 async fn reach(redis: &Redis, which: &'static str) -> Result<(), ImportError> {
-    let reached = timeout(PATIENCE, redis.health().wait_for(Health::is_up)).await.is_ok_and(|up| up.is_ok());
-    if reached { Ok(()) } else { Err(ImportError::Unreachable(which)) }
+    let mut health = redis.health();
+    let _ = timeout(PATIENCE, health.wait_for(Health::is_up)).await; // what it says then counts
+    match &*health.borrow() {
+        Health::Up => Ok(()),
+        Health::Partly { reason, .. } | Health::Down { reason, .. } => Err(ImportError::Unreachable { which, reason: reason.clone() }),
+    }
 }

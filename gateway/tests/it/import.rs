@@ -113,19 +113,32 @@ fn what_is_missing_or_wrong_is_said_with_what_to_do() {
     let site = Site::new();
     site.write(&site.config());
     let folder = site.path("");
+    let source = Server::start();
+    let wrong = url(&source).replace("//", "//nobody:hunter2@");
     for (arguments, code, says) in [
         (&["--pattern", PATTERN][..], 1, "give `--from redis://host:6379`, or `store.import`"),
         (&["--from", "redis://127.0.0.1:1"], 1, "give `--pattern`, such as `chat:{user_id}`"),
-        (&["--pattern", PATTERN, "--from", "nowhere"], 1, "`--from`: this is no URL of Redis, such as"),
+        (
+            &["--pattern", PATTERN, "--from", "nowhere"],
+            1,
+            "such as `redis://127.0.0.1:6379` or `rediss://user:password@redis.internal:6380/0`\n",
+        ),
+        (&["--pattern", PATTERN, "--from", "redis://old/2", "--cluster"], 1, "a cluster has no databases but 0"),
+        (&["--pattern", PATTERN, "--from", "redis://alice@old"], 1, "it names a user and no password"),
         (&["--pattern", "chat:{user}"], 2, "has a brace that is not part of {user_id}"),
         (&["--pattern", "chat"], 2, "has no {user_id}"),
         (&["--cluster"], 2, "--from"),
-        (&["--pattern", PATTERN, "--from", "redis://127.0.0.1:1", "--dry-run"], 1, "the Redis with the lists cannot be reached"),
+        (
+            &["--pattern", PATTERN, "--from", "redis://127.0.0.1:1", "--dry-run"],
+            1,
+            "the Redis with the lists cannot be used: 127.0.0.1:1: ",
+        ),
+        (&["--pattern", PATTERN, "--from", &wrong, "--dry-run"], 1, "WRONGPASS"),
     ] {
         let failed = run(&folder, arguments);
         let said = text(&failed.stderr);
         assert_eq!((failed.status.code(), failed.stdout.len()), (Some(code), 0), "{arguments:?}: {said}");
-        assert!(said.contains(says), "{said}");
+        assert!(said.contains(says) && !said.contains("hunter2"), "{said}");
     }
     let mut other = Command::new(env!("CARGO_BIN_EXE_fengda"));
     let unknown = other.args(["import", "--tenant", "gamma", "--pattern", PATTERN]).current_dir(&folder).output().unwrap();

@@ -52,6 +52,9 @@ impl RedisUrl {
             ConnectionAddr::TcpTls { host, port, .. } => ((host, port), true),
             _ => return Err(UrlError::Malformed),
         };
+        if server.1 == 0 {
+            return Err(UrlError::Malformed);
+        }
         let settings = info.redis_settings();
         Ok(Self {
             server,
@@ -80,8 +83,19 @@ mod tests {
 
     #[test]
     fn what_is_no_such_url_is_refused() {
-        for bad in ["", "h", "h:6379", "http://h", "redis:h", "redis://", "redis://h:0x", "redis://h:99999", "redis://0.0.0.0", "unix:///a"]
-        {
+        for bad in [
+            "",
+            "h",
+            "h:6379",
+            "http://h",
+            "redis:h",
+            "redis://",
+            "redis://h:0x",
+            "redis://h:0",
+            "redis://h:99999",
+            "redis://0.0.0.0",
+            "unix:///a",
+        ] {
             assert_eq!(RedisUrl::parse(bad), Err(UrlError::Malformed), "{bad}");
         }
         assert_eq!(RedisUrl::parse("redis://h/-1"), Err(UrlError::Database));

@@ -11,7 +11,8 @@ use crate::{
     edge::tls::{Acceptor, TlsError},
 };
 
-const EXAMPLE: &str = "such as `redis://127.0.0.1:6379`, or `rediss://user:password@redis.internal:6380/0` with TLS";
+const EXAMPLE: &str = "such as `redis://127.0.0.1:6379`, or `rediss://user:password@redis.internal:6380/0` with TLS; a `/`, `@`, `?` or \
+                       `#` in a password is `%2F`, `%40`, `%3F`, `%23`";
 const SERVERS: &str = "such as `servers: [\"redis-1:6379\", \"redis-2:6379\"]`";
 
 pub(super) fn check(mut raw: raw::Store, report: &mut Report) -> Store {
@@ -72,13 +73,17 @@ fn redis(raw: raw::Redis, path: &Path, report: &mut Report) -> RedisStore {
         beside_url(&raw, url, path, report);
     }
     let tls = tls(raw.tls, url.as_ref().is_some_and(|url| url.tls), &path.at("tls"), report);
-    let servers = servers(&raw.servers, &path.at("servers"), report);
+    let (servers, named) = (servers(&raw.servers, &path.at("servers"), report), raw.username.is_some());
     let mut link = RedisConfig { servers, mode, database: 0, username: raw.username, password: raw.password, tls, timeout: raw.timeout };
     if let Some(url) = url {
         link.servers.push(url.server);
         link.database = url.database;
         link.username = url.username.or(link.username);
         link.password = url.password.or(link.password);
+    }
+    if link.username.is_some() && link.password.is_none() {
+        let hint = "give `password` too: without one Redis takes the gateway for its user `default`".to_owned();
+        report.add(&path.at(if named { "username" } else { "url" }), "a user of Redis without a password", hint);
     }
     RedisStore { link, spool: raw.spool }
 }

@@ -42,7 +42,7 @@ fn several_servers_are_a_cluster_or_sentinels() {
     let link = redis("{servers: [\"a:1\", \"[::1]:2\"], cluster: true, password: p, tls: {}}", &[]);
     assert_eq!((link.servers.len(), link.mode, link.password.unwrap().expose()), (2, Mode::Cluster, "p"));
     assert!(link.tls.is_some_and(|tls| tls.ca.is_none() && tls.client.is_none()));
-    let link = redis("{servers: [\"a:26379\"], sentinel: mymaster, username: fengda}", &[]);
+    let link = redis("{servers: [\"a:26379\"], sentinel: mymaster, username: fengda, password: p}", &[]);
     assert_eq!((link.mode, link.tls), (Mode::Sentinel { master: "mymaster".into() }, None));
     wrong("{servers: [\"a:1\", \"b:1\"]}", &["2:17: several servers, and nothing that joins them | `cluster: true` if"]);
     wrong("{servers: [\"a:1\"], sentinel: m, cluster: true}", &["2:45: `sentinel` and `cluster` do not go together"]);
@@ -57,6 +57,14 @@ fn there_is_one_store_and_one_place_of_it() {
     wrong("{timeout: 1s}", &["2:9: `redis` needs a `url`, or `servers` | such as `redis://127.0.0.1:6379`"]);
     wrong("{url: redis://a, servers: [\"b:1\"]}", &["2:33: `url` and `servers` both say where Redis is"]);
     wrong("{url: redis://u:p@a, username: u, password: p}", &["2:47: `username` is in `url` too", "2:60: `password` is in `url` too"]);
+    wrong("{url: redis://a, username: u}", &["2:43: a user of Redis without a password | give `password` too"]);
+    wrong("{url: redis://u@a}", &["2:22: a user of Redis without a password | give `password` too"]);
+    wrong(
+        "{url: \"redis://:p/w@a\"}",
+        &[
+            "2:22: this is no URL of Redis | such as `redis://127.0.0.1:6379`, or `rediss://user:password@redis.internal:6380/0` with TLS; a `/`",
+        ],
+    );
     wrong("{url: redis://a, tls: {}}", &["2:33: `tls` is given, and `url` is one in the clear | begin it with `rediss://`"]);
     wrong("{url: redis://a, timeout: 1ms, spool: 1KiB}", &["2:42: `store.redis.timeout` must be 10ms to 10s", "2:54: `store.redis.spool`"]);
     for bad in ["a", ":1", "a:0", "a:99999", "a:b", "redis://a:1", "::1:2", "[a]:1", "[::1]"] {

@@ -90,7 +90,7 @@ pub enum Left {
 #[derive(Debug, thiserror::Error)]
 pub enum BulkError {
     /// The lists cannot be read.
-    #[error("the lists cannot be read: {0}")]
+    #[error("the lists cannot be read")]
     Lists(#[from] Fault),
     /// The store does not take them.
     #[error(transparent)]
