@@ -152,6 +152,15 @@ pub enum Event<'a> {
         /// Such turns since the last line that got none.
         left_out: u64,
     },
+    /// A session begins without what was said in an older deployment. At most one line a second; the next one counts those left out.
+    ImportMissed {
+        /// Whose session.
+        tenant: &'a str,
+        /// Why its list could not be read.
+        error: &'a str,
+        /// Such sessions since the last line that got none.
+        left_out: u64,
+    },
     /// Redis does not answer: limits that gateways kept together are kept as `without_store` says.
     LimitsAlone {
         /// What became of the call: `down`, `unanswered` or `refused`.
@@ -265,6 +274,7 @@ impl<'a> From<&Incident<'a>> for Event<'a> {
             Incident::CircuitChanged { tenant, upstream, from, to } => Self::CircuitChanged { tenant, upstream, from, to },
             Incident::DataDirectoryGone => Self::DataDirectoryGone,
             Incident::ReplicasShort { tenant, wanted, have, left_out } => Self::ReplicasShort { tenant, wanted, have, left_out },
+            Incident::ImportMissed { tenant, error, left_out } => Self::ImportMissed { tenant, error, left_out },
             Incident::LimitsAlone { fault } => Self::LimitsAlone { fault },
             Incident::LimitsTogether => Self::LimitsTogether,
             Incident::StoreAway { waiting } => Self::StoreAway { waiting },
@@ -297,6 +307,7 @@ impl Event<'_> {
             Self::ConnectionRefused { .. }
             | Self::CircuitChanged { .. }
             | Self::ReplicasShort { .. }
+            | Self::ImportMissed { .. }
             | Self::StoreAway { .. }
             | Self::CircuitSwitched { .. }
             | Self::LimitsAlone { .. }

@@ -12,8 +12,10 @@ use fengda_plugins::{
 use serde_json::json;
 
 use super::{
+    client,
     harness::{Gateway, Site},
     model::Model,
+    process::{Process, message},
 };
 
 const PATTERN: &str = "chat:{user_id}";
@@ -204,4 +206,18 @@ async fn a_reload_says_whose_conversations_are_looked_for() {
     gateway.site.write(&with);
     assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
     assert_eq!(gateway.ask("alpha", "v", "hello").await["seq"], 2);
+}
+
+#[tokio::test]
+async fn a_source_that_lets_nobody_in_is_named_in_the_log() {
+    let (source, model) = (Server::start(), Model::start().await);
+    let from = url(&source).replace("//", "//nobody:hunter2@");
+    let site = Site::new().model(&model).tenant_alpha(&format!("import: \"{PATTERN}\"")).store(&format!("import: {{ url: \"{from}\" }}"));
+    let mut process = Process::start(&site.write(&site.config())).await;
+    let reply = client::http1(process.public, message("alpha", &json!({ "query": "hello" }))).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["stored"]), (200, &json!(true)));
+    let line = process.event("import_missed").await;
+    let error = line["error"].as_str().unwrap();
+    assert_eq!((line["tenant"].as_str(), line["left_out"].as_u64()), (Some("alpha"), Some(0)));
+    assert!(error.contains("WRONGPASS") && !error.contains("hunter2"), "{error}");
 }

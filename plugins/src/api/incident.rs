@@ -29,6 +29,15 @@ pub enum Incident<'a> {
         /// Such turns since the last report that were not reported.
         left_out: u64,
     },
+    /// A session begins without what was said in an older deployment, as that could not be read. Reported at most once a second.
+    ImportMissed {
+        /// Whose session.
+        tenant: &'a str,
+        /// Why.
+        error: &'a str,
+        /// Such sessions since the last report that were not reported.
+        left_out: u64,
+    },
     /// Redis does not answer: each gateway keeps by itself what limits they kept together.
     LimitsAlone {
         /// What became of the call: `down`, `unanswered` or `refused`.

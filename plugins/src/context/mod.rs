@@ -21,6 +21,7 @@ mod spool;
 mod store;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::{
     collections::HashMap,

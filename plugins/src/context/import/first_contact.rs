@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use super::{Held, Lists, Pattern, lists::Found};
 use crate::{
-    api::{Claim, Clock, Family, Meters, SessionKey, SessionState, Tenant, TurnError},
-    context::{Limits, Store},
+    api::{Claim, Clock, Family, Incident, Meters, SessionKey, SessionState, Tenant, TurnError},
+    context::{Limits, Store, throttle::Throttle},
 };
 
 const SESSIONS: Family = Family {
@@ -44,13 +44,14 @@ pub struct FirstContact {
     clock: Clock,
     sessions: IntCounterVec,
     left: IntCounterVec,
+    reports: Throttle,
 }
 
 impl FirstContact {
     /// From these lists, for which a turn waits for at most so long. No tenant has any until [`set`](Self::set) says which.
     pub fn new(lists: Lists, wait: Duration, limits: Limits, clock: Clock, meters: &Meters) -> Self {
         let (sessions, left) = (meters.counter(SESSIONS), meters.counter(LEFT));
-        Self { lists, patterns: RwLock::default(), wait, limits, clock, sessions, left }
+        Self { lists, patterns: RwLock::default(), wait, limits, clock, sessions, left, reports: Throttle::default() }
     }
 
     /// Says which keys the tenants' lists have.
@@ -95,7 +96,8 @@ impl FirstContact {
         let tenant = held.claim().key.tenant().name();
         let found = timeout(self.wait, self.lists.read(list, self.limits, self.clock.now())).await;
         let (outcome, state) = match found {
-            Err(_) | Ok(Err(_)) => ("missed", None),
+            Err(_) => self.missed(tenant, "no answer in time"),
+            Ok(Err(fault)) => self.missed(tenant, &fault.to_string()),
             Ok(Ok(Found::Nothing)) => ("none", None),
             Ok(Ok(Found::Other)) => ("refused", None),
             Ok(Ok(Found::Turns(turns, flaws))) => {
@@ -109,5 +111,13 @@ impl FirstContact {
         };
         self.sessions.with_label_values(&[tenant, outcome]).inc();
         Ok(state)
+    }
+
+    /// What a session comes to whose list could not be read. Operators hear of it once a second at most.
+    fn missed(&self, tenant: &str, error: &str) -> (&'static str, Option<Arc<SessionState>>) {
+        if let Some(left_out) = self.reports.pass(&self.clock) {
+            Incident::ImportMissed { tenant, error, left_out }.log();
+        }
+        ("missed", None)
     }
 }
