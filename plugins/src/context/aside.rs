@@ -5,6 +5,25 @@ use std::sync::Arc;
 use super::spool::{Entry, Spool};
 use crate::api::{Begin, BeginTurn, Begun, SessionState, SlotDelta, Slots, TurnError};
 
+/// What a message was answered whose turn waits for the store, if it is such a message.
+pub(super) fn told(spool: &Spool, turn: &BeginTurn<'_>, cached: Option<&Arc<SessionState>>) -> Option<Result<Begin, TurnError>> {
+    if !spool.waiting().has(turn.key) {
+        return None;
+    }
+    let waiting = waiting(spool, turn, cached);
+    let entry = waiting.iter().find(|e| e.key == *turn.key && e.commit.message_id == *turn.message_id)?;
+    Some(if entry.commit.q == *turn.q { Ok(Begin::Aside(Arc::new(entry.as_told()))) } else { Err(TurnError::MessageIdReused) })
+}
+
+/// What waits of a turn's user.
+fn waiting(spool: &Spool, turn: &BeginTurn<'_>, cached: Option<&Arc<SessionState>>) -> Vec<Arc<Entry>> {
+    let mut waiting = spool.waiting().of(turn.key.user());
+    if let Some(state) = cached {
+        waiting.retain(|e| e.key != *turn.key || e.epoch == state.epoch); // what was erased meanwhile
+    }
+    waiting
+}
+
 /// Begins a turn without the store, which failed with `away`.
 ///
 /// # Errors
@@ -16,13 +35,10 @@ pub(super) fn begin(
     most: usize,
     away: TurnError,
 ) -> Result<Begin, TurnError> {
-    let mut waiting = spool.waiting().of(turn.key.user());
-    if let Some(state) = &cached {
-        waiting.retain(|e| e.key != *turn.key || e.epoch == state.epoch); // what was erased meanwhile
+    if let Some(told) = told(spool, turn, cached.as_ref()) {
+        return told;
     }
-    if let Some(entry) = waiting.iter().find(|e| e.key == *turn.key && e.commit.message_id == *turn.message_id) {
-        return if entry.commit.q == *turn.q { Ok(Begin::Aside(Arc::new(entry.as_told()))) } else { Err(TurnError::MessageIdReused) };
-    }
+    let waiting = waiting(spool, turn, cached.as_ref());
     let Some(state) = cached.filter(|state| turn.seen.is_none_or(|seen| seen <= state.seq)) else { return Err(away) };
     match state.turn_of(turn.message_id.expose()) {
         Some(stored) if stored.q == *turn.q => return Ok(Begin::Answered(stored.clone())),

@@ -15,8 +15,8 @@ const COMMIT_PAUSE: Duration = Duration::from_millis(50);
 const COMMIT_PATIENCE: Duration = Duration::from_millis(500);
 /// How long it may take where they cannot.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
-/// How long one who reads a conversation waits for another turn that keeps a waiting one of it from being stored.
-const HISTORY_PATIENCE: Duration = Duration::from_millis(500);
+/// How long one who reads a conversation, or asks again for a turn of it that waits, waits for another turn that keeps it from being stored.
+const SHORT_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Context {
     /// The session as the store has it. It is sent only if the cached copy is not current.
@@ -119,7 +119,10 @@ impl Context {
 impl TurnPhase for Context {
     fn begin<'a>(&'a self, turn: BeginTurn<'a>) -> BoxFuture<'a, Result<Begin, TurnError>> {
         Box::pin(async move {
-            let reached = self.store_waiting(turn.key, turn.wait).await;
+            let told = || self.spool.as_ref().and_then(|spool| aside::told(spool, &turn, self.cache.get(turn.key).as_ref()));
+            // Who asks again is told the same, whoever has the session.
+            let wait = if told().is_some() { turn.wait.min(SHORT_PATIENCE) } else { turn.wait };
+            let reached = self.store_waiting(turn.key, wait).await;
             let mark = self.cache.mark();
             let cached = match self.cache.get(turn.key) {
                 // What a reader loads just now need not be sent twice. If that fails, so does what follows.
@@ -132,6 +135,7 @@ impl TurnPhase for Context {
             };
             match (begun, &self.spool) {
                 (Err(away @ TurnError::Unavailable(_)), Some(spool)) => aside::begin(spool, &turn, cached, self.turns, away),
+                (Err(busy @ TurnError::InProgress), Some(_)) => told().unwrap_or(Err(busy)),
                 (begun, _) => begun,
             }
         })
@@ -156,7 +160,7 @@ impl TurnPhase for Context {
 
     fn history<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Arc<SessionState>, TurnError>> {
         Box::pin(async move {
-            match self.store_waiting(key, HISTORY_PATIENCE).await {
+            match self.store_waiting(key, SHORT_PATIENCE).await {
                 Err(away @ TurnError::Unavailable(_)) => Err(away),
                 _ => self.loads.share(key, || self.shown(key)).await,
             }

@@ -255,3 +255,21 @@ async fn one_who_gives_up_waiting_for_what_waits_leaves_nothing_behind() {
     assert_eq!(settled, Err(TurnError::InProgress), "no longer than it is said to");
     drop(alone);
 }
+
+#[tokio::test]
+async fn a_message_sent_again_gets_the_same_answer_also_while_another_gateway_has_the_session() {
+    let site = Site::new();
+    let (gateway, other) = (site.gateway("a"), site.gateway("b"));
+    let key = session("s");
+    gateway.turn(&key, "m1").await;
+    gateway.reach.cut(FOREVER);
+    let answered = gateway.turn(&key, "m2").await;
+    assert!(answered.is_none(), "it waits");
+    let begun = other.begin(&key, "m3").await;
+    gateway.reach.cut(0);
+    let again = gateway.begin_seen(&key, "m2", None).await;
+    assert!(matches!(&again, Ok(Begin::Aside(turn)) if turn.message_id.expose() == "m2"), "{again:?}");
+    assert_eq!(other.end(&begun, "m3").await.unwrap().unwrap().seq, 2);
+    gateway.settled().await;
+    assert_eq!(site.ids(&key).await, ["m1", "m3", "m2"]);
+}
