@@ -85,8 +85,8 @@ pub async fn serve(gateway: &Gateway, upstream: &Arc<Upstream>, rules: &Forward,
     let caller = Caller { chain, tenant, upstream: upstream.clone(), metrics: gateway.metrics.clone(), waits: down.timing.waits().clone() };
     // Waits are counted here: Pingora's own would begin anew with each poll.
     down.session.set_read_timeout(None);
-    // Only the reading of a body is charged to its tenant; its upstream's connection, which many share, takes as long to write it.
-    down.share = down.share.div_ceil(2);
+    // Only the reading of a body is charged to its tenant; its upstream's connection, which many share, takes twice as long to write it.
+    down.share = down.share.div_ceil(3);
     let served = Forwarding { peers, timeouts, rules, plan, key }.serve(&caller, down).await;
     down.session.set_read_timeout(Some(down.io_timeout));
     served

@@ -116,9 +116,6 @@ impl Drain {
     }
 
     async fn store(&self, entry: &Entry, wait: Duration) -> Result<Fate, TurnError> {
-        if entry.at.until(self.clock.now()) >= self.keep {
-            return Ok(Fate::Discarded);
-        }
         if let Some(claim) = &entry.claim {
             self.store.release(claim); // ours, if its commit did not get through
         }
@@ -140,7 +137,7 @@ impl Drain {
             StoreBegin::Claimed { claim, state } => (claim, state.or(cached).unwrap_or_default()),
         };
         let mut held = Held { store: &*self.store, claim: &claim, spent: false };
-        if state.epoch != entry.epoch {
+        if state.epoch != entry.epoch || entry.at.until(self.clock.now()) >= self.keep {
             return Ok(Fate::Discarded);
         }
         let stored = self.store.commit(&claim, &state, commit.clone()).await?;
