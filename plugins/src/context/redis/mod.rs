@@ -10,7 +10,7 @@
 //! | `:i` | sorted set | the user's sessions by expiry |
 //! | `:r:`limit | string | one of the user's limits |
 //!
-//! What only gateways read is a record of [`codec`](super::codec). What scripts read and write stands after a checksum over it and its key. All
+//! What only gateways read is a record of `codec`. What scripts read and write stands after a checksum over it and its key. All
 //! of it expires. A script reads and checks before it writes, so it does all or nothing.
 
 mod begin;
