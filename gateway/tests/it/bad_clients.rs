@@ -176,6 +176,11 @@ async fn a_client_that_keeps_a_stream_waiting_for_too_long_has_gone_and_the_mode
     let gateway = Site::new().model(&model).extra("limits: { read_timeout: 200ms, h2_idle: 200ms }").start();
     let _connection = begin_long_stream(&gateway, &model).await;
     let gone = "fengda_requests_total{route=\"/v1/chat\",status=\"499\",tenant=\"alpha\"}";
+    let end = Instant::now() + PATIENCE;
+    while gateway.metric(gone).await == 0.0 {
+        assert!(Instant::now() < end, "the client is still waited for");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     wait_until(|| gateway.running().gateway.connections.is_empty() && gateway.running().gateway.work.is_empty()).await;
     assert_eq!(gateway.metric(gone).await, 1.0);
     for outcome in ["timed_out", "failed"] {

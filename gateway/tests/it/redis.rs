@@ -160,10 +160,10 @@ async fn whole_life(gateway: &Gateway) {
 async fn a_tenant_s_turns_wait_for_replicas_and_a_reload_changes_for_how_many() {
     let (redis, model) = (Server::start(), Model::start().await);
     let _replica = redis.replica();
-    let gateway = site(&model).redis(&redis).tenant_beta("wait: { replicas: 1, timeout: 5s }").start();
+    let gateway = site(&model).redis(&redis).tenant_beta("wait: { replicas: 1, timeout: 500ms }").start();
     let short = async || gateway.metric("fengda_redis_wait_short_total{tenant=\"beta\"}").await;
     assert_eq!((gateway.ask("beta", "u", "q").await["stored"].clone(), short().await), (json!(true), 0.0));
-    gateway.site.write(&gateway.site.config().replace("replicas: 1, timeout: 5s", "replicas: 2, timeout: 50ms"));
+    gateway.site.write(&gateway.site.config().replace("replicas: 1, timeout: 500ms", "replicas: 2, timeout: 50ms"));
     assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
     assert_eq!((gateway.ask("beta", "u", "q").await["stored"].clone(), short().await), (json!(true), 1.0));
     assert_eq!(gateway.ask("alpha", "u", "q").await["stored"], true);

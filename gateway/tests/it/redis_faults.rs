@@ -16,6 +16,8 @@ use super::{
     wire::{Proxy, Wire},
 };
 
+/// How long servers may take to put a replica in the place of a dead primary; sentinels that were held up by other work stand back for 30 s.
+const FAILOVER: Duration = Duration::from_secs(60);
 /// Until it is as before, from the moment that the fault is over.
 const RECOVERY: Duration = Duration::from_secs(5);
 
@@ -200,7 +202,7 @@ async fn a_primary_dies_and_sentinels_put_a_replica_in_its_place() {
     let mut aside = 0;
     while aside == 0 || !talker.goes_on().await.stored() {
         aside += u32::from(!talker.goes_on().await.stored());
-        assert!(died.elapsed() < Duration::from_secs(15), "no failover");
+        assert!(died.elapsed() < FAILOVER, "no failover");
     }
     println!("| primary killed, sentinels | {aside} turns aside | back after {:?} |", died.elapsed());
     talker.finds_everything().await;
@@ -222,7 +224,7 @@ async fn a_primary_of_a_cluster_dies_and_users_of_the_others_notice_nothing() {
     while aside == 0 || !talker.goes_on().await.stored() {
         aside += u32::from(!talker.goes_on().await.stored());
         assert!(other.goes_on().await.stored(), "of another primary");
-        assert!(died.elapsed() < Duration::from_secs(15), "no failover");
+        assert!(died.elapsed() < FAILOVER, "no failover");
     }
     println!("| primary of a cluster killed | {aside} turns aside | back after {:?} |", died.elapsed());
     talker.finds_everything().await;
