@@ -117,10 +117,10 @@ fn library_calls_that_cannot_be_interrupted_end_soon() {
         "return pcall(json.encode, table.create(1000000, 'x'))",
         "return pcall(json.decode, string.rep('[', 100000))",
     ] {
-        let start = Instant::now();
-        let outcome = Flow::body(body).run();
-        assert!(start.elapsed().as_millis() < 1000, "{body}: {:?}", start.elapsed());
-        assert!(outcome.result.as_ref().map_or_else(|e| e.kind != ErrorKind::Internal, |_| true));
+        // Left to themselves the worst of them take five seconds and more.
+        let (spent, result) = cpu(&Flow::body(body));
+        assert!(spent < Duration::from_secs(2), "{body}: {spent:?}");
+        assert_ne!(result, Err(ErrorKind::Internal), "{body}");
     }
 }
 
