@@ -136,14 +136,15 @@ impl Talker {
     /// Everything that was said is in the history, once and in order.
     pub async fn finds_everything(&self) {
         let questions = self.finds().await;
-        assert_eq!(questions, self.said, "{}", self.name);
+        let missing: Vec<_> = self.said.iter().filter(|said| !questions.contains(said)).collect();
+        assert_eq!(questions, self.said, "{}: missing {missing:?}", self.name);
     }
 
     /// What is in the history.
     pub async fn finds(&self) -> Vec<String> {
         let mut request = self.request(&json!({}));
         *request.method_mut() = http::Method::GET;
-        *request.uri_mut() = "/v1/history?limit=1000".parse().unwrap();
+        *request.uri_mut() = "/v1/history".parse().unwrap();
         let history = client::http1(self.speaker.public, request).await.json();
         let turns = history["turns"].as_array().unwrap_or_else(|| panic!("{history}"));
         turns.iter().map(|turn| turn["q"].as_str().unwrap().to_owned()).collect()

@@ -65,6 +65,21 @@ impl Server {
         replica
     }
 
+    /// Waits until this many replicas have acknowledged all that was written so far, by anybody. (`WAIT` is about what its own
+    /// connection wrote, and a replica whose link is up may be sent nothing until it has acknowledged its first copy.)
+    pub fn wait_for_replicas(&self, count: usize) {
+        let (written, _) = self.replication();
+        wait_until("the replicas have everything", || self.replication().1.iter().filter(|has| **has >= written).count() >= count);
+    }
+
+    /// How far this primary's stream of writes is, and how far of it each replica that is being sent it has acknowledged.
+    fn replication(&self) -> (u64, Vec<u64>) {
+        let info = self.info("replication");
+        let written = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")?.trim().parse().ok()).unwrap();
+        let of = |line: &str| line.split_once("state=online,offset=")?.1.split_once(',')?.0.parse().ok();
+        (written, info.lines().filter_map(of).collect())
+    }
+
     fn begin_replica(&self) -> Self {
         Self::with(&[&format!("replicaof 127.0.0.1 {}", self.port)])
     }
