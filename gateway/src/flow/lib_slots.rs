@@ -71,7 +71,7 @@ pub(super) fn install(lua: &Lua, host: &Table) -> mlua::Result<()> {
 impl Turn {
     fn slots(&mut self, scope: Scope) -> (&mut Pending, &Slots) {
         match scope {
-            Scope::Session => (&mut self.session, &self.input.state.slots),
+            Scope::Session => (&mut self.session, &self.input.state.flow.slots),
             Scope::User => (&mut self.user, &self.input.state.user_slots),
         }
     }

@@ -145,7 +145,17 @@ impl Task {
         };
         let (handoff, slots, user_slots) = reply.map_or_else(Default::default, |r| (r.handoff, r.slots, r.user_slots));
         let (Message { message_id, q, .. }, wait) = (&self.message, self.tenant.wait);
-        let commit = Commit { message_id: message_id.clone(), q: q.clone(), a: text.clone(), fallback, handoff, slots, user_slots, wait };
+        let commit = Commit {
+            message_id: message_id.clone(),
+            q: q.clone(),
+            a: text.clone(),
+            fallback,
+            handoff,
+            slots,
+            user_slots,
+            journal: None,
+            wait,
+        };
         let answer = match self.commit(held, commit).await {
             Some(turn) => Answer { gap, ..Answer::from(&*turn) },
             None => Answer { text, seq, fallback, stored: false, handoff, gap },

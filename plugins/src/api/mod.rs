@@ -37,8 +37,8 @@ pub use request::{Identity, RequestCtx, RequestId, TraceParent};
 pub use tenant::{IdError, MAX_ID, SessionKey, Tenant, UserKey, check_id};
 pub use text::{Secret, Text};
 pub use turn::{
-    Begin, BeginTurn, Begun, COMMIT_TIME, Change, Claim, Commit, Committed, Limited, MAX_SLOT_BYTES, MAX_SLOT_NAME, MAX_SLOTS,
-    SessionState, SlotDelta, SlotValue, Slots, Turn, TurnError, TurnPhase, UserLimit, Version, WaitFor,
+    Begin, BeginTurn, Begun, COMMIT_TIME, Change, Claim, Commit, Committed, FlowState, Journal, Limited, MAX_JOURNAL, MAX_SLOT_BYTES,
+    MAX_SLOT_NAME, MAX_SLOTS, SessionState, SlotDelta, SlotValue, Slots, Turn, TurnError, TurnPhase, UserLimit, Version, WaitFor,
 };
 
 /// A boxed future, as the phases that may wait return it.

@@ -11,6 +11,9 @@ pub const MAX_SLOT_NAME: usize = 64;
 /// Largest slot value in bytes; tables count as their JSON.
 pub const MAX_SLOT_BYTES: usize = 4096;
 
+/// Largest [`Journal`] in bytes.
+pub const MAX_JOURNAL: usize = 256 * 1024;
+
 /// How long a commit may take, with all that is tried when the store fails.
 pub const COMMIT_TIME: Duration = Duration::from_secs(5);
 
@@ -117,6 +120,44 @@ pub enum Change {
     Remove,
 }
 
+/// What a flow that waits for its user's next message needs to get to where it was: made and read by whoever runs flows, kept unread by
+/// stores. It lives as long as its session's turns, and an erasure takes it along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Journal(Text);
+
+impl Journal {
+    /// `None` if it is larger than [`MAX_JOURNAL`].
+    pub fn new(journal: Text) -> Option<Self> {
+        (journal.len() <= MAX_JOURNAL).then_some(Self(journal))
+    }
+
+    /// What is in it.
+    pub fn text(&self) -> &Text {
+        &self.0
+    }
+}
+
+/// What a session's flow keeps from one message to the next.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FlowState {
+    /// The session's slots.
+    pub slots: Slots,
+    /// Of a flow that waits for the next message; none if none does.
+    pub journal: Option<Journal>,
+}
+
+impl FlowState {
+    /// The same after a commit.
+    #[must_use]
+    pub fn after(&self, commit: &Commit) -> Self {
+        let mut slots = self.slots.clone();
+        for change in &commit.slots {
+            slots.apply(change);
+        }
+        Self { slots, journal: commit.journal.clone() }
+    }
+}
+
 /// Says which state of a session and its user's slots a copy shows. Equal versions, equal content; no order is implied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Version {
@@ -138,8 +179,8 @@ pub struct SessionState {
     pub seq: u64,
     /// The kept turns, oldest first.
     pub turns: Vec<Arc<Turn>>,
-    /// The session's slots.
-    pub slots: Slots,
+    /// What its flow keeps.
+    pub flow: FlowState,
     /// The user's slots, shared by all of the user's sessions.
     pub user_slots: Slots,
 }
@@ -251,8 +292,19 @@ pub struct Commit {
     pub slots: Vec<SlotDelta>,
     /// Changes to the user's slots, in order.
     pub user_slots: Vec<SlotDelta>,
+    /// What [`FlowState::journal`] is from now on. A turn that was put aside leaves the journal as it is if another turn was
+    /// stored before it meanwhile.
+    pub journal: Option<Journal>,
     /// What to wait for before it counts as kept.
     pub wait: Option<WaitFor>,
+}
+
+impl Commit {
+    /// The turn that it makes, with its number and time.
+    pub fn turn(&self, seq: u64, at: Timestamp) -> Turn {
+        let Self { message_id, q, a, fallback, handoff, .. } = self.clone();
+        Turn { seq, message_id, q, a, at, fallback, handoff }
+    }
 }
 
 /// How many replicas of the store are to have a turn before it counts as kept. If too few have it in time, it is kept all the same,

@@ -62,7 +62,7 @@ fn with_waiting(state: &SessionState, turn: &BeginTurn<'_>, waiting: &[Arc<Entry
         apply(&mut state.user_slots, &entry.commit.user_slots);
         if of_session {
             seq += 1;
-            apply(&mut state.slots, &entry.commit.slots);
+            state.flow = state.flow.after(&entry.commit);
             state.turns.push(Arc::new(entry.turn(seq)));
         }
     }

@@ -149,6 +149,7 @@ fn weight(key: &SessionKey, state: &SessionState) -> usize {
     };
     let slots =
         |s: &Slots| -> usize { s.0.iter().map(|(name, value)| text(name.len()) + size_of::<SlotValue>() + text(value.size())).sum() };
+    let journal = state.flow.journal.as_ref().map_or(0, |journal| text(journal.text().len()));
     let turns: usize = state.turns.iter().map(turn).sum();
-    ENTRY + key.as_bytes().len() + size_of::<SessionState>() + turns + slots(&state.slots) + slots(&state.user_slots)
+    ENTRY + key.as_bytes().len() + size_of::<SessionState>() + turns + slots(&state.flow.slots) + slots(&state.user_slots) + journal
 }

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::{SlotValue, Slots, Text, Timestamp, Turn, TurnError};
+use crate::api::{FlowState, Journal, SlotValue, Slots, Text, Timestamp, Turn, TurnError};
 
 /// Changes when the layout does. No text in UTF-8 holds such a byte, so no message id can pass for a record.
-const FORMAT: u8 = 0xff;
+const FORMAT: u8 = 0xfe;
 /// Bytes before the checked part.
 const PREFIX: usize = 10;
 
@@ -16,7 +16,7 @@ const PREFIX: usize = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
-    /// A session's head and its slots.
+    /// A session's head and what its flow keeps.
     Session = 1,
     /// A user's head and the user's slots.
     User = 2,
@@ -26,8 +26,8 @@ pub(super) enum Kind {
     Generation = 4,
     /// A user's sessions of versions before this are erased, and not all removed yet.
     Erasure = 5,
-    /// A session's slots; its head is elsewhere.
-    Slots = 6,
+    /// What a session's flow keeps; its head is elsewhere.
+    Flow = 6,
     /// A turn that waits for its store.
     Aside = 7,
     /// Which waiting turn waits no longer.
@@ -44,7 +44,7 @@ impl Kind {
             Self::Turn => "turn",
             Self::Generation => "generation",
             Self::Erasure => "erasure",
-            Self::Slots => "slots",
+            Self::Flow => "flow",
             Self::Aside => "waiting turn",
             Self::Done => "done",
             Self::Erased => "erased",
@@ -98,6 +98,19 @@ pub(super) fn put_slots(out: &mut Vec<u8>, slots: &Slots) {
     for (name, value) in &slots.0 {
         put_text(out, name);
         put_slot(out, value);
+    }
+}
+
+pub(super) fn put_flow(out: &mut Vec<u8>, flow: &FlowState) {
+    put_slots(out, &flow.slots);
+    put_journal(out, flow.journal.as_ref());
+}
+
+/// Nothing, or a journal after a byte that says so.
+pub(super) fn put_journal(out: &mut Vec<u8>, journal: Option<&Journal>) {
+    out.push(u8::from(journal.is_some()));
+    if let Some(journal) = journal {
+        put_text(out, journal.text().expose());
     }
 }
 
@@ -240,6 +253,18 @@ impl<'a> Reader<'a> {
         Ok(Slots(slots))
     }
 
+    pub(super) fn flow(&mut self) -> Result<FlowState, &'static str> {
+        Ok(FlowState { slots: self.slots()?, journal: self.journal()? })
+    }
+
+    pub(super) fn journal(&mut self) -> Result<Option<Journal>, &'static str> {
+        match self.u8()? {
+            0 => Ok(None),
+            1 => Journal::new(self.text()?).map(Some).ok_or("holds too large a journal"),
+            _ => Err("cannot say whether it holds a journal"),
+        }
+    }
+
     pub(super) fn slot(&mut self) -> Result<SlotValue, &'static str> {
         Ok(match self.u8()? {
             0 => SlotValue::Bool(self.u8()? != 0),
@@ -254,31 +279,45 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::MAX_JOURNAL;
 
     fn turn() -> Turn {
         Turn { seq: 7, message_id: "m-7".into(), q: "退货".into(), a: "好的".into(), at: Timestamp(99), fallback: false, handoff: true }
     }
 
-    fn slots() -> Slots {
+    fn flow() -> FlowState {
         let mut slots = Slots::default();
         slots.0.insert("b".into(), SlotValue::Bool(true));
         slots.0.insert("n".into(), SlotValue::Number(-0.5));
         slots.0.insert("t".into(), SlotValue::Text("名".into()));
         slots.0.insert("j".into(), SlotValue::Json("{}".into()));
-        slots
+        FlowState { slots, journal: Journal::new("[]".into()) }
     }
 
     #[test]
     fn records_come_back_as_written() {
         assert_eq!(decode_turn(b"k", &encode_turn(b"k", &turn())).unwrap(), turn());
-        let record = seal(Kind::Slots, b"k", |out| put_slots(out, &slots()));
-        assert_eq!(open(Kind::Slots, b"k", &record, Reader::slots).unwrap(), slots());
-        for value in slots().0.into_values() {
+        for flow in [flow(), FlowState::default()] {
+            let record = seal(Kind::Flow, b"k", |out| put_flow(out, &flow));
+            assert_eq!(open(Kind::Flow, b"k", &record, Reader::flow).unwrap(), flow);
+        }
+        for value in flow().slots.0.into_values() {
             let mut bytes = Vec::new();
             put_slot(&mut bytes, &value);
             assert_eq!(slot(&bytes).unwrap(), value);
             assert!(slot(&bytes[1..]).is_err() && slot(&[&bytes[..], b"\0"].concat()).is_err());
         }
+    }
+
+    #[test]
+    fn a_journal_has_a_largest_size() {
+        let read = |len: usize| {
+            let mut bytes = vec![1];
+            put_text(&mut bytes, &"x".repeat(len));
+            Reader(&bytes).journal().map(|journal| journal.unwrap().text().len())
+        };
+        assert_eq!((read(MAX_JOURNAL), read(MAX_JOURNAL + 1)), (Ok(MAX_JOURNAL), Err("holds too large a journal")));
+        assert_eq!(Reader(&[2]).journal(), Err("cannot say whether it holds a journal"));
     }
 
     #[test]
@@ -300,6 +339,6 @@ mod tests {
         let record = encode_turn(b"bank-a", &turn());
         let error = decode_turn(b"bank-b", &record).unwrap_err();
         assert_eq!(error, TurnError::Corrupt("a turn record belongs to another key".into()));
-        assert!(open(Kind::Slots, b"bank-a", &record, Reader::slots).is_err());
+        assert!(open(Kind::Flow, b"bank-a", &record, Reader::flow).is_err());
     }
 }

@@ -106,7 +106,7 @@ impl Flow {
 
 /// Applies what a turn did to the slots, as a commit does.
 fn commit(flow: &mut Flow, reply: &Reply) {
-    reply.slots.iter().for_each(|delta| assert!(flow.state.slots.apply(delta)));
+    reply.slots.iter().for_each(|delta| assert!(flow.state.flow.slots.apply(delta)));
     reply.user_slots.iter().for_each(|delta| assert!(flow.state.user_slots.apply(delta)));
 }
 

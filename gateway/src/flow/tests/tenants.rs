@@ -35,7 +35,7 @@ fn the_shop_takes_a_refund_over_several_messages() {
     assert!(tell(&mut flow, "什么？").0.contains("请回复“确认”"));
     let (done, handoff) = tell(&mut flow, "确认");
     assert!(done.contains("已记录订单 202411220001") && handoff);
-    assert!(flow.state.slots.0.is_empty());
+    assert!(flow.state.flow.slots.0.is_empty());
     tell(&mut flow, "退款");
     assert!(tell(&mut flow, "算了").0.contains("已取消"));
     assert_eq!(tell(&mut flow, "有新款吗").0, "‹model: 有新款吗 true›");
@@ -46,7 +46,7 @@ fn the_shop_remembers_the_user_and_the_parcel() {
     let mut flow = Flow::new(ACME);
     assert!(tell(&mut flow, "你好").0.contains("怎么称呼"));
     assert!(tell(&mut flow, "我叫小王").0.starts_with("小王"));
-    flow.state.slots = fengda_plugins::api::Slots::default(); // another conversation of the same user
+    flow.state.flow.slots = fengda_plugins::api::Slots::default(); // another conversation of the same user
     assert!(tell(&mut flow, "您好").0.starts_with("小王，欢迎回来"));
     assert!(tell(&mut flow, "我的快递呢").0.contains("单号"));
     assert_eq!(tell(&mut flow, "快递 777").0, "‹model: 快递 777（快递单号：777） true›");

@@ -86,8 +86,8 @@ fn slots_are_read_written_and_deleted() {
     let reply = flow.run().result.unwrap();
     assert_eq!(reply.slots.len(), 2);
     commit(&mut flow, &reply);
-    assert_eq!(flow.state.slots.0["n"], SlotValue::Number(1.0));
-    assert_eq!(flow.state.slots.0["list"], SlotValue::Json("[1,2,{\"x\":true}]".into()));
+    assert_eq!(flow.state.flow.slots.0["n"], SlotValue::Number(1.0));
+    assert_eq!(flow.state.flow.slots.0["list"], SlotValue::Json("[1,2,{\"x\":true}]".into()));
     assert_eq!(flow.state.user_slots.0["name"], SlotValue::Text("王".into()));
 
     flow.script =
@@ -95,7 +95,7 @@ fn slots_are_read_written_and_deleted() {
     assert_eq!(flow.text(), "1nilfalse");
     let reply = flow.run().result.unwrap();
     commit(&mut flow, &reply);
-    assert!(!flow.state.slots.0.contains_key("n"));
+    assert!(!flow.state.flow.slots.0.contains_key("n"));
 }
 
 #[test]

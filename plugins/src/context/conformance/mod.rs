@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{BeginRequest, Limits, Store, StoreBegin, Stored, settle};
-use crate::api::{Claim, Clock, Commit, SessionKey, SessionState, Tenant, Timestamp, TurnError, UserKey};
+use crate::api::{Claim, Clock, Commit, Journal, SessionKey, SessionState, Tenant, Timestamp, TurnError, UserKey};
 
 /// What the suite asks its stores to keep.
 pub const LIMITS: Limits = Limits { turns: 4, keep: Duration::from_secs(3600) };
@@ -193,8 +193,17 @@ pub fn commit(id: &str) -> Commit {
         handoff: false,
         slots: Vec::new(),
         user_slots: Vec::new(),
+        journal: None,
         wait: None,
     }
+}
+
+/// A journal that says so.
+///
+/// # Panics
+/// It is too large.
+pub fn journal(text: &str) -> Option<Journal> {
+    Some(Journal::new(text.into()).unwrap())
 }
 
 /// A manual clock that does not begin at zero.

@@ -2,9 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{LIMITS, Subject, commit};
+use super::{LIMITS, Subject, commit, journal};
 use crate::{
-    api::{Change, Claim, Commit, SessionKey, SessionState, SlotDelta, SlotValue, Slots, Timestamp, TurnError, UserKey},
+    api::{Change, Claim, Commit, Journal, SessionKey, SessionState, SlotDelta, SlotValue, Slots, Timestamp, TurnError, UserKey},
     context::StoreBegin,
 };
 
@@ -25,6 +25,7 @@ struct Session {
     seq: u64,
     turns: Vec<String>,
     n: f64,
+    journal: Option<Journal>,
     expires: Timestamp,
 }
 
@@ -159,7 +160,8 @@ impl<'a, W: World> Run<'a, W> {
         let add = SlotDelta { name: "n".into(), change: Change::Add(1.0) };
         let user_slots = if self.rng.bool() { vec![add.clone()] } else { Vec::new() };
         let adds = if user_slots.is_empty() { 0.0 } else { 1.0 };
-        let commit = Commit { slots: vec![add], user_slots, ..commit(&held.id) };
+        let journal = if self.rng.bool() { journal(&held.id) } else { None };
+        let commit = Commit { slots: vec![add], user_slots, journal: journal.clone(), ..commit(&held.id) };
         let now = self.now();
         let done = self.s().store().commit(&held.claim, &held.base, commit.clone()).await;
         if held.lost || held.claim.until <= now {
@@ -171,6 +173,7 @@ impl<'a, W: World> Run<'a, W> {
         let mut model = if held.base.version.session == 0 { Session::default() } else { self.sessions[i].clone() };
         model.seq += 1;
         model.n += 1.0;
+        model.journal = journal;
         model.turns.push(held.id.clone());
         model.turns.drain(..model.turns.len().saturating_sub(LIMITS.turns));
         model.expires = now.after(LIMITS.keep);
@@ -198,7 +201,8 @@ impl<'a, W: World> Run<'a, W> {
         let ids: Vec<_> = state.turns.iter().map(|t| t.message_id.expose()).collect();
         assert_eq!((state.seq, ids), (model.seq, model.turns.iter().map(String::as_str).collect()));
         assert!(state.turns.iter().rev().zip(0..).all(|(turn, back)| turn.seq == state.seq - back), "numbers without gaps");
-        assert_eq!((stored_n(&state.slots), stored_n(&state.user_slots)), (model.n, self.user_n(i)));
+        assert_eq!((stored_n(&state.flow.slots), stored_n(&state.user_slots)), (model.n, self.user_n(i)));
+        assert_eq!(state.flow.journal, model.journal);
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{LIMITS, Subject, TURN, commit};
+use super::{LIMITS, Subject, TURN, commit, journal};
 use crate::{
-    api::{Change, Commit, SessionState, SlotDelta, SlotValue, Timestamp, Turn, TurnError},
+    api::{Change, Commit, Journal, MAX_JOURNAL, SessionKey, SessionState, SlotDelta, SlotValue, Timestamp, Turn, TurnError},
     context::{BeginRequest, StoreBegin, settle},
 };
 
@@ -75,13 +75,40 @@ suite! { ($)
         ];
         let mut full = commit("消息");
         (full.a, full.fallback, full.handoff) = ("".into(), true, true);
-        (full.slots, full.user_slots) = (values.to_vec(), values.to_vec());
+        (full.slots, full.user_slots, full.journal) = (values.to_vec(), values.to_vec(), journal("{\"ask\":\"订单号\"}"));
         let stored = s.turn_with(&key, full).await;
         let read = s.state(&key).await;
         assert_eq!(*read.turns[0], *stored.turn);
-        assert_eq!((&read.slots, &read.user_slots), (&stored.state.slots, &stored.state.user_slots));
-        assert_eq!((read.version, read.seq, read.slots.0.len()), (stored.state.version, 1, 4));
+        assert_eq!((&read.flow, &read.user_slots), (&stored.state.flow, &stored.state.user_slots));
+        assert_eq!(read.flow.journal, journal("{\"ask\":\"订单号\"}"));
+        assert_eq!((read.version, read.seq, read.flow.slots.0.len()), (stored.state.version, 1, 4));
         assert!(read.turns[0].fallback && read.turns[0].handoff && read.turns[0].a.is_empty());
+    }
+
+    async fn a_journal_is_what_the_last_turn_left_and_goes_with_its_session(s) {
+        let (key, other) = (s.session("a"), s.session("b"));
+        let left = async |key: &SessionKey| s.state(key).await.flow.journal.clone();
+        let leave = async |key: &SessionKey, id: &str, journal: Option<Journal>| {
+            let stored = s.turn_with(key, Commit { journal: journal.clone(), ..commit(id) }).await;
+            assert_eq!((&stored.state.flow.journal, &left(key).await), (&journal, &journal), "{id}");
+        };
+        leave(&other, "m1", journal("other")).await;
+        leave(&key, "m1", journal(&"x".repeat(MAX_JOURNAL))).await;
+        leave(&key, "m2", journal("")).await;
+        leave(&key, "m3", None).await;
+        leave(&key, "m4", journal("4")).await;
+        let (claim, _) = s.claim(&key, "m5").await;
+        s.store.release(&claim);
+        assert_eq!(left(&key).await, journal("4"), "a turn that came to nothing changes nothing");
+        s.store.erase_session(&key).await.unwrap();
+        assert_eq!((left(&key).await, left(&other).await), (None, journal("other")));
+        s.store.erase_user(key.user()).await.unwrap();
+        assert_eq!(left(&other).await, None);
+        leave(&key, "m5", journal("5")).await;
+        s.clock.advance(LIMITS.keep);
+        assert_eq!(left(&key).await, None);
+        let (_claim, base) = s.claim(&key, "m6").await;
+        assert_eq!(base.flow.journal, None);
     }
 
     async fn a_current_copy_is_not_sent_again_and_an_old_one_is_replaced(s) {
@@ -289,7 +316,7 @@ suite! { ($)
         s.turn(&other, "m1").await;
         s.store.erase_session(&key).await.unwrap();
         let state = s.state(&key).await;
-        assert_eq!((state.seq, state.turns.len(), state.slots.0.len(), number(&state, "u")), (1, 0, 0, Some(1.0)));
+        assert_eq!((state.seq, state.turns.len(), state.flow.slots.0.len(), number(&state, "u")), (1, 0, 0, Some(1.0)));
         assert_ne!(state.version, before.version);
         assert_eq!(s.turn(&key, "m1").await.turn.seq, 2);
         assert_eq!(ids(&s.state(&other).await), ["m1"]);
@@ -332,7 +359,7 @@ suite! { ($)
         let copy = s.state(&key).await;
         s.clock.advance(LIMITS.keep);
         let state = s.state(&key).await;
-        assert_eq!((state.seq, state.turns.len(), state.slots.0.len(), state.user_slots.0.len()), (0, 0, 0, 0));
+        assert_eq!((state.seq, state.turns.len(), state.flow.slots.0.len(), state.user_slots.0.len()), (0, 0, 0, 0));
         let StoreBegin::Claimed { claim, state: Some(base) } = s.begin(&key, "m1", Some(&copy)).await.unwrap() else { panic!() };
         let stored = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
         assert_eq!((stored.turn.seq, ids(&s.state(&key).await)), (1, vec!["m1"]));

@@ -8,7 +8,7 @@ use super::{
     writer::{Reply, Writer},
 };
 use crate::{
-    api::{Claim, Commit, SessionState, Slots, Timestamp, Turn, TurnError, UserKey, Version},
+    api::{Claim, Commit, SessionState, Slots, Timestamp, TurnError, UserKey, Version},
     context::{
         Stored,
         codec::{self, Kind},
@@ -105,23 +105,11 @@ impl Writer {
     fn add(&self, job: CommitJob, before: SessionHead, user: (UserHead, Slots), group: &mut Group, now: Timestamp) {
         let CommitJob { claim, base, commit, reply } = job;
         let (user, user_slots) = user;
-        let turn = Arc::new(Turn {
-            seq: base.seq + 1,
-            message_id: commit.message_id,
-            q: commit.q,
-            a: commit.a,
-            at: now,
-            fallback: commit.fallback,
-            handoff: commit.handoff,
-        });
+        let turn = Arc::new(commit.turn(base.seq + 1, now));
         let kept = base.turns.len().min(self.limits.turns - 1);
         let mut turns = Vec::with_capacity(kept + 1);
         turns.extend_from_slice(&base.turns[base.turns.len() - kept..]);
         turns.push(turn.clone());
-        let mut slots = base.slots.clone();
-        for change in &commit.slots {
-            slots.apply(change);
-        }
         let head = SessionHead { version: self.table.stamp(), seq: turn.seq, first: turns[0].seq, expires: now.after(self.limits.keep) };
         let continued = before.version == base.version.session;
         let dropped = before.first..if continued { head.first } else { before.seq + 1 };
@@ -129,7 +117,7 @@ impl Writer {
             group.users.insert(claim.key.user().clone(), (user, user_slots.clone()));
         }
         let version = Version { session: head.version, user: user.version };
-        let state = Arc::new(SessionState { version, epoch: 0, seq: turn.seq, turns, slots, user_slots });
+        let state = Arc::new(SessionState { version, epoch: 0, seq: turn.seq, turns, flow: base.flow.after(&commit), user_slots });
         group.staged.push(Staged { claim, stored: Stored { turn, state }, head, user, dropped, reply });
     }
 
@@ -187,7 +175,7 @@ impl Staged {
         let record = codec::encode_turn(&place, turn);
         batch.put(place, record);
         let place = codec::place(Kind::Session, session);
-        let record = records::encode_session(&place, &self.head, &self.stored.state.slots);
+        let record = records::encode_session(&place, &self.head, &self.stored.state.flow);
         batch.put(place, record);
         for seq in self.dropped.clone().filter(|seq| *seq != turn.seq) {
             batch.remove(codec::turn_place(session, seq));

@@ -13,7 +13,7 @@ use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, LsmE
 
 use super::records::{self, SessionHead, UserHead, user_of};
 use crate::{
-    api::{SessionKey, SessionState, Slots, Timestamp, Turn, TurnError, Version},
+    api::{FlowState, SessionKey, SessionState, Slots, Timestamp, Turn, TurnError, Version},
     context::{
         OpenError,
         codec::{self, Kind},
@@ -237,14 +237,15 @@ impl Engine {
         let place = codec::place(Kind::User, key.user().as_bytes());
         let (user, user_slots) = get(&place)?.map_or(Ok((UserHead::ABSENT, Slots::default())), |r| records::decode_user(&place, &r))?;
         let place = codec::place(Kind::Session, key.as_bytes());
-        let (written, slots) = get(&place)?.map_or(Ok((SessionHead::ABSENT, Slots::default())), |r| records::decode_session(&place, &r))?;
+        let (written, flow) =
+            get(&place)?.map_or(Ok((SessionHead::ABSENT, FlowState::default())), |r| records::decode_session(&place, &r))?;
         let place = codec::place(Kind::Erasure, key.user().as_bytes());
         let head = written.erased(get(&place)?.map_or(Ok(0), |r| records::decode_number(Kind::Erasure, &place, &r))?);
         let version = Version { session: head.live(now).version, user: user.live(now).version };
         let mut state = SessionState { version, ..SessionState::default() };
         if head.expires > now {
             state.turns = self.turns(&snapshot, key.as_bytes(), &head, limit)?;
-            (state.seq, state.slots) = (head.seq, if head == written { slots } else { Slots::default() });
+            (state.seq, state.flow) = (head.seq, if head == written { flow } else { FlowState::default() });
         }
         if user.expires > now {
             state.user_slots = user_slots;

@@ -11,7 +11,7 @@ use super::{
     writer::{Reply, Writer},
 };
 use crate::{
-    api::{SessionKey, Slots, TurnError, UserKey},
+    api::{FlowState, SessionKey, TurnError, UserKey},
     context::codec::{self, Kind},
 };
 
@@ -56,7 +56,7 @@ impl Writer {
                 let place = codec::place(Kind::Session, session);
                 match head.version {
                     0 => batch.remove(place),
-                    _ => batch.put(place.clone(), records::encode_session(&place, &head, &Slots::default())),
+                    _ => batch.put(place.clone(), records::encode_session(&place, &head, &FlowState::default())),
                 }
                 self.mark_erased(session, batch);
             })
@@ -155,7 +155,7 @@ impl Writer {
         for place in places {
             let head = self.readable_head(&place[1..])?;
             if head.version == version {
-                let record = records::encode_session(&place, &head, &Slots::default());
+                let record = records::encode_session(&place, &head, &FlowState::default());
                 changes.push((place, Some(record)));
             } else if head.version == 0 {
                 changes.push((place, None));

@@ -7,7 +7,7 @@ use super::{
     writer::{Reply, Writer},
 };
 use crate::{
-    api::{Claim, SessionState, Slots, Turn, TurnError},
+    api::{Claim, FlowState, SessionState, Turn, TurnError},
     context::codec::{self, Kind},
 };
 
@@ -43,7 +43,7 @@ impl Writer {
                 batch.put(place, record);
             }
             let place = codec::place(Kind::Session, session);
-            let record = records::encode_session(&place, &head, &Slots::default());
+            let record = records::encode_session(&place, &head, &FlowState::default());
             batch.put(place, record);
         })?;
         self.disk.with(|engine| engine.session(key, self.limits.turns, now)).map(|found| Some(found.state))

@@ -1,11 +1,11 @@
 //! What the embedded store's records hold, besides the turns.
 
 use crate::{
-    api::{Slots, Timestamp, TurnError},
-    context::codec::{Kind, Reader, open, put_slots, seal},
+    api::{FlowState, Slots, Timestamp, TurnError},
+    context::codec::{Kind, Reader, open, put_flow, put_slots, seal},
 };
 
-/// All of a session but its turns and slots.
+/// All of a session but its turns and what its flow keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SessionHead {
     /// Unique to one state of one session; 0 if it does not exist.
@@ -64,19 +64,19 @@ pub(super) fn user_of(session: &[u8]) -> &[u8] {
     &session[..part(part(0)).min(session.len())]
 }
 
-pub(super) fn encode_session(owner: &[u8], head: &SessionHead, slots: &Slots) -> Vec<u8> {
+pub(super) fn encode_session(owner: &[u8], head: &SessionHead, flow: &FlowState) -> Vec<u8> {
     seal(Kind::Session, owner, |out| {
         for n in [head.version, head.seq, head.first, head.expires.0] {
             out.extend_from_slice(&n.to_le_bytes());
         }
-        put_slots(out, slots);
+        put_flow(out, flow);
     })
 }
 
-pub(super) fn decode_session(owner: &[u8], record: &[u8]) -> Result<(SessionHead, Slots), TurnError> {
+pub(super) fn decode_session(owner: &[u8], record: &[u8]) -> Result<(SessionHead, FlowState), TurnError> {
     open(Kind::Session, owner, record, |r| {
         let head = SessionHead { version: r.u64()?, seq: r.u64()?, first: r.u64()?, expires: Timestamp(r.u64()?) };
-        Ok((head, r.slots()?))
+        Ok((head, r.flow()?))
     })
 }
 
@@ -107,13 +107,17 @@ pub(super) fn decode_number(kind: Kind, owner: &[u8], record: &[u8]) -> Result<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::SlotValue, context::codec::turn_place};
+    use crate::{
+        api::{Journal, SlotValue},
+        context::codec::turn_place,
+    };
 
     #[test]
     fn heads_come_back_as_written() {
         let slots = Slots([("n".into(), SlotValue::Number(-0.5))].into());
         let head = SessionHead { version: 1, seq: 2, first: 3, expires: Timestamp(4) };
-        assert_eq!(decode_session(b"k", &encode_session(b"k", &head, &slots)).unwrap(), (head, slots.clone()));
+        let flow = FlowState { slots: slots.clone(), journal: Journal::new("[]".into()) };
+        assert_eq!(decode_session(b"k", &encode_session(b"k", &head, &flow)).unwrap(), (head, flow));
         let user = UserHead { version: 1, expires: Timestamp(4) };
         assert_eq!(decode_user(b"k", &encode_user(b"k", &user, &slots)).unwrap(), (user, slots));
         for kind in [Kind::Generation, Kind::Erasure, Kind::Erased] {

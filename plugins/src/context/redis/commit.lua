@@ -1,12 +1,12 @@
 -- Appends a turn, changes slots, renews the expiry and gives up the claim.
 --
 -- ARGV  time, turns, message id, fence, '1' if the claim has lapsed by the caller's clock; the version, user's version, epoch and number
---       that the turn began with; the new version, the user's new version, the turn's record, the session's slots, ms to keep, the
+--       that the turn began with; the new version, the user's new version, the turn's record, what the flow keeps, ms to keep, the
 --       session's id; then for each change of a user's slot: 'set', 'add' or 'remove', name, value
 -- ->    repeated, seq, record, state | lost | stored[, user's version, user's slots]
 local turns, id, fence, lapsed = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
 local base = { v = ARGV[6], u = ARGV[7], e = ARGV[8], n = tonumber(ARGV[9]) }
-local next_v, next_u, record, slots, keep, sid = ARGV[10], ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[14]), ARGV[15]
+local next_v, next_u, record, flow, keep, sid = ARGV[10], ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[14]), ARGV[15]
 local CHANGES = 16
 local changes_slots = #ARGV >= CHANGES
 
@@ -68,7 +68,7 @@ local function append(s)
     s.k = turns
   end
   write_session(s)
-  call('HSET', S, 'd', slots)
+  call('HSET', S, 'd', flow)
   call('PEXPIRE', S, keep)
   call('PEXPIRE', T, keep)
   for _, old in ipairs(call('ZRANGE', I, '-inf', now, 'BYSCORE', 'LIMIT', 0, 16)) do call('ZREM', I, old) end

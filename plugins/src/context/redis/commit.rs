@@ -7,32 +7,32 @@ use redis::Value;
 use super::{
     Inner,
     keys::{self, Parts, WAITING},
-    reply::{Reply, fault, seal_slots, unexpected},
+    reply::{Reply, fault, seal_flow, unexpected},
     scripts::COMMIT,
 };
 use crate::{
-    api::{Change, Claim, Commit, SessionState, SlotDelta, SlotValue, Slots, Turn, TurnError, Version, WaitFor},
+    api::{Change, Claim, Commit, FlowState, SessionState, SlotDelta, SlotValue, Turn, TurnError, Version, WaitFor},
     context::{Stored, codec},
 };
 
 /// What a commit makes of the state that its turn began with.
 struct Next {
     turn: Arc<Turn>,
-    slots: Slots,
+    flow: FlowState,
     version: Version,
 }
 
 impl Inner {
     pub(super) async fn commit(&self, claim: &Claim, base: &Arc<SessionState>, commit: Commit) -> Result<Stored, TurnError> {
-        let (keys, q, user_slots, wait) = (keys::session(&claim.key), commit.q.clone(), commit.user_slots.clone(), commit.wait);
+        let keys = keys::session(&claim.key);
         self.lines.settled(keys.get(WAITING)).await;
-        let next = self.next(base, commit);
-        let args = self.commit_args(claim, base, &next, &user_slots);
-        let mut reply = Reply::of(self.run_commit(claim, &keys, &args, wait).await?)?;
+        let next = self.next(base, &commit);
+        let args = self.commit_args(claim, base, &next, &commit.user_slots);
+        let mut reply = Reply::of(self.run_commit(claim, &keys, &args, commit.wait).await?)?;
         match &*reply.bytes()? {
-            b"stored" => next.stored(base, &user_slots, self.limits.turns, &mut reply),
+            b"stored" => next.stored(base, &commit.user_slots, self.limits.turns, &mut reply),
             b"repeated" => match reply.turn(&claim.key)? {
-                turn if turn.q == q => Ok(Stored { turn, state: reply.state(&claim.key)? }),
+                turn if turn.q == commit.q => Ok(Stored { turn, state: reply.state(&claim.key)? }),
                 _ => Err(TurnError::MessageIdReused),
             },
             b"lost" => Err(TurnError::ClaimLost),
@@ -40,21 +40,12 @@ impl Inner {
         }
     }
 
-    fn next(&self, base: &SessionState, commit: Commit) -> Next {
-        let mut slots = base.slots.clone();
-        for change in &commit.slots {
-            slots.apply(change);
+    fn next(&self, base: &SessionState, commit: &Commit) -> Next {
+        Next {
+            turn: Arc::new(commit.turn(base.seq + 1, self.clock.now())),
+            flow: base.flow.after(commit),
+            version: Version { session: fastrand::u64(1..), user: fastrand::u64(1..) },
         }
-        let turn = Turn {
-            seq: base.seq + 1,
-            message_id: commit.message_id,
-            q: commit.q,
-            a: commit.a,
-            at: self.clock.now(),
-            fallback: commit.fallback,
-            handoff: commit.handoff,
-        };
-        Next { turn: Arc::new(turn), slots, version: Version { session: fastrand::u64(1..), user: fastrand::u64(1..) } }
     }
 
     fn commit_args(&self, claim: &Claim, base: &SessionState, next: &Next, user_slots: &[SlotDelta]) -> Parts {
@@ -64,7 +55,7 @@ impl Inner {
         args.bytes(if self.clock.now() >= claim.until { b"1" } else { b"0" });
         args.stamp(base.version.session).stamp(base.version.user).stamp(base.epoch).number(base.seq);
         args.stamp(next.version.session).stamp(next.version.user);
-        args.bytes(&record).bytes(&seal_slots(&claim.key, next.version.session, &next.slots));
+        args.bytes(&record).bytes(&seal_flow(&claim.key, next.version.session, &next.flow));
         args.number(self.keep()).bytes(&keys::id(&claim.key));
         user_slots.iter().for_each(|delta| put_change(&mut args, delta));
         args
@@ -83,7 +74,7 @@ impl Inner {
 impl Next {
     /// The state after the commit. User's slots that somebody else changed meanwhile come with the reply.
     fn stored(self, base: &SessionState, changes: &[SlotDelta], limit: usize, reply: &mut Reply) -> Result<Stored, TurnError> {
-        let Self { turn, slots, mut version } = self;
+        let Self { turn, flow, mut version } = self;
         let mut user_slots = base.user_slots.clone();
         if reply.is_done() {
             for change in changes {
@@ -100,7 +91,7 @@ impl Next {
         let mut turns = Vec::with_capacity(kept + 1);
         turns.extend_from_slice(&base.turns[base.turns.len() - kept..]);
         turns.push(turn.clone());
-        let state = SessionState { version, epoch: base.epoch, seq: turn.seq, turns, slots, user_slots };
+        let state = SessionState { version, epoch: base.epoch, seq: turn.seq, turns, flow, user_slots };
         Ok(Stored { turn, state: Arc::new(state) })
     }
 }

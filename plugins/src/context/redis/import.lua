@@ -1,6 +1,6 @@
 -- Gives a claimed session that is new its first turns. The claim stands.
 --
--- ARGV  time, fence, number of the newest turn, the session's new version, its slots, ms to keep, its id, then id and record of each turn
+-- ARGV  time, fence, number of the newest turn, the session's new version, what its flow keeps, ms to keep, its id, then id and record of each turn
 -- ->    lost | old | imported, user's version, user's slots
 local keep, FIRST = tonumber(ARGV[6]), 8
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::{
     Inner,
     keys::{self, Parts, WAITING},
-    reply::{Reply, seal_slots, unexpected},
+    reply::{Reply, seal_flow, unexpected},
     scripts::{IMPORT, IS_NEW},
 };
 use crate::{
-    api::{Claim, SessionKey, SessionState, Slots, Turn, TurnError, Version},
+    api::{Claim, FlowState, SessionKey, SessionState, Turn, TurnError, Version},
     context::codec,
 };
 
@@ -32,7 +32,7 @@ impl Inner {
                 let version = Version { session, user: reply.stamp()? };
                 let turns = turns.into_iter().map(Arc::new).collect();
                 let user_slots = reply.user_slots()?;
-                Ok(Some(Arc::new(SessionState { version, epoch: 0, seq, turns, slots: Slots::default(), user_slots })))
+                Ok(Some(Arc::new(SessionState { version, epoch: 0, seq, turns, flow: FlowState::default(), user_slots })))
             }
             b"old" => Ok(None),
             b"lost" => Err(TurnError::ClaimLost),
@@ -42,7 +42,7 @@ impl Inner {
 
     fn import_args(&self, claim: &Claim, seq: u64, version: u64, turns: &[Turn]) -> Parts {
         let mut args = self.args();
-        args.number(claim.fence).number(seq).stamp(version).bytes(&seal_slots(&claim.key, version, &Slots::default()));
+        args.number(claim.fence).number(seq).stamp(version).bytes(&seal_flow(&claim.key, version, &FlowState::default()));
         args.number(self.keep()).bytes(&keys::id(&claim.key));
         for turn in turns {
             let place = codec::turn_place(claim.key.as_bytes(), turn.seq);

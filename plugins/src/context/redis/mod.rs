@@ -2,7 +2,7 @@
 //!
 //! | key, after `fengda:{tenant/user}` | type | what |
 //! |---|---|---|
-//! | `:s:`session | hash | head `h` (version, number, count, epochs, expiry), slots `d`; a flow's journal will be one more field |
+//! | `:s:`session | hash | head `h` (version, number, count, epochs, expiry), what the flow keeps `d`: slots, journal |
 //! | `:t:`session | list | id and record of each kept turn, oldest first |
 //! | `:c:`session | string | the claim |
 //! | `:w:`session | list | gateways that wait for it |

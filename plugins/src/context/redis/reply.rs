@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::Value;
 
 use crate::{
-    api::{MAX_SLOTS, SessionKey, SessionState, Slots, Turn, TurnError, Version},
+    api::{FlowState, MAX_SLOTS, SessionKey, SessionState, Slots, Turn, TurnError, Version},
     context::codec::{self, Kind, Reader},
     redis::Fault,
 };
@@ -76,8 +76,8 @@ impl Reply {
             }
             turns.push(turn);
         }
-        let slots = if turns.is_empty() { Slots::default() } else { slots(key, version.session, &record)? };
-        Ok(Arc::new(SessionState { version, epoch, seq, turns, slots, user_slots: r.user_slots()? }))
+        let flow = if turns.is_empty() { FlowState::default() } else { flow(key, version.session, &record)? };
+        Ok(Arc::new(SessionState { version, epoch, seq, turns, flow, user_slots: r.user_slots()? }))
     }
 
     /// A user's slots, as names and values.
@@ -96,18 +96,18 @@ fn turn(key: &SessionKey, seq: u64, record: &[u8]) -> Result<Arc<Turn>, TurnErro
     if turn.seq == seq { Ok(Arc::new(turn)) } else { Err(TurnError::Corrupt("a turn has another number".into())) }
 }
 
-/// The slots of one version of a session as a record.
-pub(super) fn seal_slots(key: &SessionKey, version: u64, slots: &Slots) -> Vec<u8> {
-    codec::seal(Kind::Slots, &codec::place(Kind::Slots, key.as_bytes()), |out| {
+/// What the flow of one version of a session keeps, as a record.
+pub(super) fn seal_flow(key: &SessionKey, version: u64, flow: &FlowState) -> Vec<u8> {
+    codec::seal(Kind::Flow, &codec::place(Kind::Flow, key.as_bytes()), |out| {
         out.extend_from_slice(&version.to_le_bytes());
-        codec::put_slots(out, slots);
+        codec::put_flow(out, flow);
     })
 }
 
-fn slots(key: &SessionKey, version: u64, record: &[u8]) -> Result<Slots, TurnError> {
-    let place = codec::place(Kind::Slots, key.as_bytes());
-    let (of, slots) = codec::open(Kind::Slots, &place, record, |r: &mut Reader<'_>| Ok((r.u64()?, r.slots()?)))?;
-    if of == version { Ok(slots) } else { Err(TurnError::Corrupt("slots are of another version".into())) }
+fn flow(key: &SessionKey, version: u64, record: &[u8]) -> Result<FlowState, TurnError> {
+    let place = codec::place(Kind::Flow, key.as_bytes());
+    let (of, flow) = codec::open(Kind::Flow, &place, record, |r: &mut Reader<'_>| Ok((r.u64()?, r.flow()?)))?;
+    if of == version { Ok(flow) } else { Err(TurnError::Corrupt("what its flow keeps is of another version".into())) }
 }
 
 /// What a fault means to a turn.

@@ -7,7 +7,8 @@ local U, I, S, T, C, W = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local NONE = ('0'):rep(16) -- the version, or epoch, of what is not there
 local MAX_HEAD = 256       -- bytes
 local MAX_SLOTS = 64
-local MAX_HASH = 5000 * MAX_SLOTS -- bytes
+local MAX_HASH = 5000 * MAX_SLOTS -- bytes of slots
+local MAX_JOURNAL = 256 * 1024    -- bytes
 
 local call = redis.call
 local clock = call('TIME')
@@ -175,13 +176,13 @@ end
 
 -- A session that is not expired, as a reply has it.
 local function state(s, u, turns)
-  local slots, kept, records = '', math.min(s.k, turns), {}
+  local flow, kept, records = '', math.min(s.k, turns), {}
   if s.k > 0 then
-    bounded(S, MAX_HASH)
+    bounded(S, MAX_HASH + MAX_JOURNAL)
     bounded(T, s.b)
-    slots = call('HGET', S, 'd') or corrupt('slots are missing')
+    flow = call('HGET', S, 'd') or corrupt('what the flow keeps is missing')
     records = call('LRANGE', T, -2 * kept, -1)
   end
-  return { s.v, u.v, epoch(s, u), s.n, slots, records, flat(read_slots(u)) }
+  return { s.v, u.v, epoch(s, u), s.n, flow, records, flat(read_slots(u)) }
 end
 

@@ -140,7 +140,11 @@ impl Drain {
         if state.epoch != entry.epoch || entry.at.until(self.clock.now()) >= self.keep {
             return Ok(Fate::Discarded);
         }
-        let stored = self.store.commit(&claim, &state, commit.clone()).await?;
+        let mut commit = commit.clone();
+        if entry.place != state.seq + 1 {
+            commit.journal.clone_from(&state.flow.journal);
+        }
+        let stored = self.store.commit(&claim, &state, commit).await?;
         held.spent = true;
         self.cache.insert(&entry.key, &stored.state, mark);
         Ok(Fate::Stored)

@@ -116,6 +116,7 @@ impl Spool {
             key: begun.key.clone(),
             epoch: state.epoch,
             seq: state.seq,
+            place: state.turns.last().map_or(state.seq, |turn| turn.seq.max(state.seq)) + 1,
             at: self.drain.clock.now(),
             commit,
             claim: begun.claim.as_ref().map(|claim| Claim { key: claim.key.clone(), ..*claim }),

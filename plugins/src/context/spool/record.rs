@@ -17,6 +17,8 @@ pub(in crate::context) struct Entry {
     pub(in crate::context) epoch: u64,
     /// The newest stored turn's number when it began.
     pub(super) seq: u64,
+    /// The number that it will have if nobody else's turn comes before it.
+    pub(super) place: u64,
     /// When it was answered.
     pub(super) at: Timestamp,
     /// What is to be stored.
@@ -30,8 +32,7 @@ pub(in crate::context) struct Entry {
 impl Entry {
     /// The turn as it will be, under this number.
     pub(in crate::context) fn turn(&self, seq: u64) -> Turn {
-        let Commit { message_id, q, a, fallback, handoff, .. } = self.commit.clone();
-        Turn { seq, message_id, q, a, at: self.at, fallback, handoff }
+        self.commit.turn(seq, self.at)
     }
 
     /// The turn as its client was told of it.
@@ -42,7 +43,7 @@ impl Entry {
     /// Appends it to the bytes of a file.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let record = codec::seal(Kind::Aside, self.key.as_bytes(), |out| {
-            for n in [self.number, self.epoch, self.seq, self.at.0] {
+            for n in [self.number, self.epoch, self.seq, self.place, self.at.0] {
                 out.extend_from_slice(&n.to_le_bytes());
             }
             let commit = &self.commit;
@@ -52,6 +53,7 @@ impl Entry {
             }
             put_deltas(out, &commit.slots);
             put_deltas(out, &commit.user_slots);
+            codec::put_journal(out, commit.journal.as_ref());
         });
         put_frame(out, &record);
     }
@@ -75,14 +77,15 @@ impl Line {
             return codec::open(Kind::Done, &[], record, Reader::u64).ok().map(Self::Done);
         }
         let read = |r: &mut Reader<'_>| {
-            let (number, epoch, seq, at, flags) = (r.u64()?, r.u64()?, r.u64()?, Timestamp(r.u64()?), r.u8()?);
+            let (number, epoch, seq, place, at, flags) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?, Timestamp(r.u64()?), r.u8()?);
             let (message_id, q, a) = (r.text()?, r.text()?, r.text()?);
-            let (slots, user_slots) = (deltas(r)?, deltas(r)?);
-            let commit = Commit { message_id, q, a, fallback: flags & 1 != 0, handoff: flags & 2 != 0, slots, user_slots, wait: None };
-            Ok((number, epoch, seq, at, commit))
+            let (slots, user_slots, journal) = (deltas(r)?, deltas(r)?, r.journal()?);
+            let commit =
+                Commit { message_id, q, a, fallback: flags & 1 != 0, handoff: flags & 2 != 0, slots, user_slots, journal, wait: None };
+            Ok((number, epoch, seq, place, at, commit))
         };
-        let (number, epoch, seq, at, commit) = codec::open(Kind::Aside, owner, record, read).ok()?;
-        let entry = |key| Entry { number, key, epoch, seq, at, commit, claim: None, size: 4 + record.len() as u64 };
+        let (number, epoch, seq, place, at, commit) = codec::open(Kind::Aside, owner, record, read).ok()?;
+        let entry = |key| Entry { number, key, epoch, seq, place, at, commit, claim: None, size: 4 + record.len() as u64 };
         Some(session_key(owner, tenants).map_or(Self::Foreign(number), |key| Self::Waits(Arc::new(entry(key)))))
     }
 }

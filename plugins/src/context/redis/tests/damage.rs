@@ -2,8 +2,11 @@
 
 use super::{Subject, keys, send, shared, standalone};
 use crate::{
-    api::{Change, Commit, SessionKey, SlotDelta, SlotValue, TurnError},
-    context::{conformance::commit, settle},
+    api::{Change, Commit, MAX_JOURNAL, SessionKey, SlotDelta, SlotValue, TurnError},
+    context::{
+        conformance::{commit, journal},
+        settle,
+    },
 };
 
 /// Which of a session's keys.
@@ -30,7 +33,10 @@ async fn intact() -> Damaged {
             let words = SlotDelta { name: "t".into(), change: Change::Set(SlotValue::Text("secret-slot".into())) };
             let count = SlotDelta { name: "n".into(), change: Change::Add(1.0) };
             let slots = vec![words.clone()];
-            s.store().commit(&claim, &base, Commit { slots, user_slots: vec![words, count], ..commit(id) }).await.unwrap();
+            s.store()
+                .commit(&claim, &base, Commit { slots, user_slots: vec![words, count], journal: journal("secret-journal"), ..commit(id) })
+                .await
+                .unwrap();
         }
     }
     Damaged { s, key, other }
@@ -220,7 +226,7 @@ async fn what_was_written_is_never_too_large_to_be_read() {
     let s = standalone().await;
     for (i, size) in [1, 5 << 20, 100, 1 << 20, 3, 70_000, 2, 1, 1].into_iter().enumerate() {
         let (claim, base) = s.claim(&s.session("a"), &format!("m{i}")).await;
-        let large = Commit { a: "x".repeat(size).into(), ..commit(&format!("m{i}")) };
+        let large = Commit { a: "x".repeat(size).into(), journal: journal(&"x".repeat(size.min(MAX_JOURNAL))), ..commit(&format!("m{i}")) };
         let stored = s.store().commit(&claim, &base, large).await.unwrap();
         assert_eq!(s.state(&s.session("a")).await.turns, stored.state.turns);
     }
@@ -233,8 +239,8 @@ async fn a_hot_turn_is_not_harmed_by_what_it_does_not_read() {
     d.send::<()>("HSET", &[&d.name(SESSION), b"d", b"damaged"]);
     assert!(settle(d.s.store().load(&d.key, Some(known.version))).await.unwrap().is_none());
     let crate::context::StoreBegin::Claimed { claim, state: None } = d.s.begin(&d.key, "m3", Some(&known)).await.unwrap() else { panic!() };
-    assert_eq!(d.s.store().commit(&claim, &known, commit("m3")).await.unwrap().state.slots, known.slots);
-    assert_eq!(d.s.state(&d.key).await.slots, known.slots, "what was damaged is written anew");
+    assert_eq!(d.s.store().commit(&claim, &known, commit("m3")).await.unwrap().state.flow.slots, known.flow.slots);
+    assert_eq!(d.s.state(&d.key).await.flow.slots, known.flow.slots, "what was damaged is written anew");
 }
 
 #[tokio::test]

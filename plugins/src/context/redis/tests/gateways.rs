@@ -39,7 +39,7 @@ async fn a_user_goes_on_at_another_gateway() {
         let commit = Commit { slots: vec![add.clone()], user_slots: vec![add], ..commit(&format!("m{i}")) };
         let stored = s.store().commit(&claim, &base, commit).await.unwrap();
         let read = first.state(&key).await;
-        assert_eq!((read.version, &read.turns, &read.slots), (stored.state.version, &stored.state.turns, &stored.state.slots));
+        assert_eq!((read.version, &read.turns, &read.flow.slots), (stored.state.version, &stored.state.turns, &stored.state.flow.slots));
         assert_eq!(read.user_slots, stored.state.user_slots, "added here and there to the last bit");
         *copy = Some(stored.state);
         all_expire(shared(), key.user());

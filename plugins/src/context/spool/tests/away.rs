@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::rig::{FOREVER, Site};
 use crate::{
     api::{Begin, SlotValue, TurnError, TurnPhase},
-    context::conformance::{session, user},
+    context::conformance::{journal, session, user},
 };
 
 #[tokio::test]
@@ -22,14 +22,38 @@ async fn a_conversation_in_memory_goes_on_and_is_stored_in_order_once_the_store_
     let ids: Vec<_> = begun.state.turns.iter().map(|t| (t.seq, t.message_id.expose())).collect();
     assert_eq!(ids, [(1, "m1"), (2, "m2"), (3, "m3")]);
     assert_eq!((begun.state.seq, begun.gap, begun.claim.is_none()), (1, false, true), "only one is stored");
-    assert_eq!([&begun.state.slots, &begun.state.user_slots].map(|slots| slots.0["n"].clone()), [(); 2].map(|()| SlotValue::Number(3.0)));
+    assert_eq!(
+        [&begun.state.flow.slots, &begun.state.user_slots].map(|slots| slots.0["n"].clone()),
+        [(); 2].map(|()| SlotValue::Number(3.0))
+    );
+    assert_eq!(begun.state.flow.journal, journal("m3"));
     assert!(gateway.end(&begun, "m4").await.unwrap().is_none());
     assert_eq!((gateway.waiting(), gateway.outcomes("aside"), site.ids(&key).await.len()), (3, 3.0, 1));
     gateway.reach.cut(0);
     gateway.settled().await;
     assert_eq!(site.ids(&key).await, ["m1", "m2", "m3", "m4"]);
-    assert_eq!((site.stored(&key).await.slots.0["n"].clone(), gateway.outcomes("stored")), (SlotValue::Number(4.0), 3.0));
+    assert_eq!((site.stored(&key).await.flow.slots.0["n"].clone(), gateway.outcomes("stored")), (SlotValue::Number(4.0), 3.0));
+    assert_eq!(site.stored(&key).await.flow.journal, journal("m4"));
     assert_eq!(gateway.turn(&key, "m5").await.unwrap().seq, 5);
+}
+
+#[tokio::test]
+async fn a_turn_that_waited_leaves_the_journal_of_one_that_was_stored_before_it() {
+    let site = Site::new();
+    let (mut gateway, other) = (site.gateway("a"), site.gateway("b"));
+    let key = session("s");
+    gateway.turn(&key, "m1").await;
+    gateway.reach.cut(FOREVER);
+    for id in ["m2", "m3"] {
+        gateway.turn(&key, id).await;
+    }
+    other.turn(&key, "elsewhere").await;
+    gateway.close();
+    gateway.open();
+    gateway.reach.cut(0);
+    gateway.settled().await;
+    assert_eq!(site.ids(&key).await, ["m1", "elsewhere", "m2", "m3"]);
+    assert_eq!(site.stored(&key).await.flow.journal, journal("elsewhere"));
 }
 
 #[tokio::test]
@@ -90,7 +114,7 @@ async fn a_commit_that_fails_is_tried_again_and_then_put_aside_and_stored_once()
         gateway.settled().await;
     }
     assert_eq!(site.ids(&key).await, ["m1", "m2", "m3", "m4"]);
-    assert_eq!(site.stored(&key).await.slots.0["n"], SlotValue::Number(4.0));
+    assert_eq!(site.stored(&key).await.flow.slots.0["n"], SlotValue::Number(4.0));
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ impl Run {
                 assert_eq!(stored, told, "in the order of each gateway's answers");
             }
             assert!(state.turns.iter().rev().zip(0..).all(|(turn, back)| turn.seq == state.seq - back), "numbers without gaps");
-            let n = state.slots.0.get("n").cloned().unwrap_or(SlotValue::Number(0.0));
+            let n = state.flow.slots.0.get("n").cloned().unwrap_or(SlotValue::Number(0.0));
             assert_eq!(n, SlotValue::Number(ids.len() as f64), "so are the changes of slots");
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     },
     context::{
         BeginRequest, Context, ContextConfig, Durability, Limits, SpoolConfig, Store, StoreBegin, Stored,
-        conformance::{TempDir, clock, commit, user},
+        conformance::{TempDir, clock, commit, journal, user},
         embedded::Embedded,
         settle,
         tests::config,
@@ -245,7 +245,7 @@ impl Gateway {
         }
     }
 
-    /// A whole turn, which adds one to the slot `n` of its session and of its user. None if it was put aside.
+    /// A whole turn, which adds one to the slot `n` of its session and of its user, and leaves its id as journal. None if it was put aside.
     pub(super) async fn turn(&self, key: &SessionKey, id: &str) -> Option<Arc<Turn>> {
         let begun = self.begin(key, id).await;
         self.end(&begun, id).await.unwrap()
@@ -253,7 +253,7 @@ impl Gateway {
 
     pub(super) async fn end(&self, begun: &Begun, id: &str) -> Result<Option<Arc<Turn>>, TurnError> {
         let add = || vec![SlotDelta { name: "n".into(), change: Change::Add(1.0) }];
-        let commit = Commit { slots: add(), user_slots: add(), ..commit(id) };
+        let commit = Commit { slots: add(), user_slots: add(), journal: journal(id), ..commit(id) };
         Ok(match self.context().commit(begun, commit).await? {
             Committed::Stored(turn) => Some(turn),
             Committed::Aside => None,
