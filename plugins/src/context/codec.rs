@@ -68,22 +68,20 @@ pub(super) fn turn_place(session: &[u8], seq: u64) -> Vec<u8> {
 }
 
 pub(super) fn encode_turn(owner: &[u8], turn: &Turn) -> Vec<u8> {
-    seal(Kind::Turn, owner, |out| {
-        out.extend_from_slice(&turn.seq.to_le_bytes());
-        out.extend_from_slice(&turn.at.0.to_le_bytes());
-        out.push(u8::from(turn.fallback) | u8::from(turn.handoff) << 1);
-        for text in [&turn.message_id, &turn.q, &turn.a] {
-            put_text(out, text.expose());
-        }
-    })
+    seal(Kind::Turn, owner, |out| put_turn(out, turn))
+}
+
+pub(super) fn put_turn(out: &mut Vec<u8>, turn: &Turn) {
+    out.extend_from_slice(&turn.seq.to_le_bytes());
+    out.extend_from_slice(&turn.at.0.to_le_bytes());
+    out.push(u8::from(turn.fallback) | u8::from(turn.handoff) << 1);
+    for text in [&turn.message_id, &turn.q, &turn.a] {
+        put_text(out, text.expose());
+    }
 }
 
 pub(super) fn decode_turn(owner: &[u8], record: &[u8]) -> Result<Turn, TurnError> {
-    open(Kind::Turn, owner, record, |r| {
-        let (seq, at, flags) = (r.u64()?, Timestamp(r.u64()?), r.u8()?);
-        let (message_id, q, a) = (r.text()?, r.text()?, r.text()?);
-        Ok(Turn { seq, message_id, q, a, at, fallback: flags & 1 != 0, handoff: flags & 2 != 0 })
-    })
+    open(Kind::Turn, owner, record, Reader::turn)
 }
 
 pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -208,7 +206,7 @@ fn checksum(kind: u8, bytes: &[u8]) -> u64 {
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], &'static str> {
+    pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8], &'static str> {
         let (head, rest) = self.0.split_at_checked(n).ok_or("is cut short")?;
         self.0 = rest;
         Ok(head)
@@ -251,6 +249,12 @@ impl<'a> Reader<'a> {
             slots.insert(name, value);
         }
         Ok(Slots(slots))
+    }
+
+    pub(super) fn turn(&mut self) -> Result<Turn, &'static str> {
+        let (seq, at, flags) = (self.u64()?, Timestamp(self.u64()?), self.u8()?);
+        let (message_id, q, a) = (self.text()?, self.text()?, self.text()?);
+        Ok(Turn { seq, message_id, q, a, at, fallback: flags & 1 != 0, handoff: flags & 2 != 0 })
     }
 
     pub(super) fn flow(&mut self) -> Result<FlowState, &'static str> {

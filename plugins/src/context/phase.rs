@@ -22,7 +22,7 @@ impl Context {
     /// The session as the store has it. It is sent only if the cached copy is not current.
     async fn load(&self, key: &SessionKey) -> Result<Arc<SessionState>, TurnError> {
         let (mark, cached) = (self.cache.mark(), self.cache.get(key));
-        let newer = settle(self.store.load(key, cached.as_ref().map(|state| state.version))).await?;
+        let newer = settle(self.store.load(key, cached.as_ref())).await?;
         if let Some(newer) = &newer {
             self.cache.count_load();
             self.cache.insert(key, newer, mark);

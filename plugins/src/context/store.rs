@@ -2,9 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::api::{
-    BoxFuture, Claim, Commit, Limited, SessionKey, SessionState, Step, Text, Timestamp, Turn, TurnError, UserKey, UserLimit, Version,
-};
+use crate::api::{BoxFuture, Claim, Commit, Limited, SessionKey, SessionState, Step, Text, Timestamp, Turn, TurnError, UserKey, UserLimit};
 
 /// What a store is told when a turn begins.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +17,8 @@ pub struct BeginRequest<'a> {
     pub until: Timestamp,
     /// How long to wait for a claim of somebody else.
     pub wait: Duration,
-    /// The newest state the caller holds. A store compares its version only; if it is the current one, no history is moved.
+    /// The newest state the caller holds. If its version is the current one, no history is moved; if an older one, a store may move
+    /// no more than what is new since.
     pub known: Option<&'a Arc<SessionState>>,
     /// See [`BeginTurn::limits`](crate::api::BeginTurn::limits). A message that was answered before is not counted.
     pub limits: &'a [UserLimit],
@@ -81,11 +80,15 @@ pub trait Store: Send + Sync {
     /// Gives up a claim without a turn and lets the next in line have the session. Does not wait; an old claim is ignored.
     fn release(&self, claim: &Claim);
 
-    /// The session as it stands; `None` if its version is `known`.
+    /// The session as it stands; `None` if `known` shows just that.
     ///
     /// # Errors
     /// [`TurnError::Corrupt`], [`TurnError::Unavailable`].
-    fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>>;
+    fn load<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        known: Option<&'a Arc<SessionState>>,
+    ) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>>;
 
     /// Whether a session has no record, not even of having been erased: neither it nor its user was in the last [`Limits::keep`]. Only
     /// then can it be given what was said elsewhere.

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{
         Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Problem, Scope, SessionKey, SessionState,
-        Step, TenantBuild, Turn, TurnError, TurnPhase, UserKey, Version, parse_config,
+        Step, TenantBuild, Turn, TurnError, TurnPhase, UserKey, parse_config,
     },
     units::Percent,
 };
@@ -73,7 +73,11 @@ impl Store for Counting {
         self.inner.release(claim);
     }
 
-    fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+    fn load<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        known: Option<&'a Arc<SessionState>>,
+    ) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
         Step::Pending(Box::pin(async move {
             let loaded = settle(self.inner.load(key, known)).await?;
             self.asked.fetch_add(1, Ordering::AcqRel);

@@ -114,13 +114,13 @@ suite! { ($)
     async fn a_current_copy_is_not_sent_again_and_an_old_one_is_replaced(s) {
         let key = s.session("a");
         let first = s.turn(&key, "m1").await.state;
-        assert!(settle(s.store.load(&key, Some(first.version))).await.unwrap().is_none());
+        assert!(settle(s.store.load(&key, Some(&first))).await.unwrap().is_none());
         let StoreBegin::Claimed { claim, state: None } = s.begin(&key, "m2", Some(&first)).await.unwrap() else { panic!() };
         let second = s.store.commit(&claim, &first, commit("m2")).await.unwrap().state;
         let StoreBegin::Claimed { state: Some(sent), claim } = s.begin(&key, "m3", Some(&first)).await.unwrap() else { panic!() };
         assert_eq!((ids(&sent), sent.version), (vec!["m1", "m2"], second.version));
         s.store.release(&claim);
-        assert_eq!(settle(s.store.load(&key, Some(first.version))).await.unwrap().unwrap().version, second.version);
+        assert_eq!(settle(s.store.load(&key, Some(&first))).await.unwrap().unwrap().version, second.version);
     }
 
     async fn a_message_is_answered_once_and_its_id_cannot_be_used_again(s) {

@@ -223,7 +223,12 @@ impl Store for Embedded {
         self.table.give_up(claim);
     }
 
-    fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+    fn load<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        known: Option<&'a Arc<SessionState>>,
+    ) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        let known = known.map(|state| state.version);
         if known.is_some() && self.table.current(key).0 == known {
             return Step::Ready(Ok(None));
         }

@@ -1,10 +1,10 @@
 -- Finds a repeated message, counts the user's limits, claims the session, sends its state unless the caller has it.
 --
 -- KEYS  as shared, then a limit each
--- ARGV  time, turns, message id, known version, known version of the user, ms until the claim lapses, its name,
---       gateway, 'claim' or 'look', 'back', 'front' or '' (where to wait), ms to wait, then for each limit its period in µs, burst, shadow
+-- ARGV  time, turns, message id, version, user's version and number of the state that the caller has, ms until the claim lapses, its
+--       name, gateway, 'claim' or 'look', 'back', 'front' or '' (where to wait), ms to wait, then for each limit its period in µs, burst, shadow
 -- ->    answered, seq, record | limited, index, µs | busy, ms | claimed, fence[, state]
-local turns, id, term, name = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[6]), ARGV[7]
+local turns, id, term, name = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[7]), ARGV[8]
 local LIMITS = 6
 
 local u = read_user()
@@ -15,7 +15,7 @@ if s.expired then s = no_session(u, s.e) end
 
 local function granted(fence)
   local reply = { 'claimed', tonumber(fence) }
-  if not is_known(s, u, ARGV[4], ARGV[5]) then reply[3] = state(s, u, turns) end
+  if not is_known(s, u, ARGV[4], ARGV[5]) then reply[3] = state(s, u, turns, ARGV[4], tonumber(ARGV[6])) end
   return reply
 end
 
@@ -26,7 +26,7 @@ if held and c.name == name then return granted(c.fence) end -- asked twice: the 
 -- Each limit is the time, in µs, at which all of its turns are back. What cannot be one counts as none.
 local micros_now, taken = tonumber(ARGV[1]) and now * 1000 or micros, {}
 for i = LIMITS + 1, #KEYS do
-  local at = 12 + (i - LIMITS - 1) * 3
+  local at = 13 + (i - LIMITS - 1) * 3
   local period, burst = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   local value = redis.pcall('GET', KEYS[i])
   local full = type(value) == 'string' and value:match('^%d+$') or micros_now
@@ -40,16 +40,16 @@ for i = LIMITS + 1, #KEYS do
 end
 
 local reply
-if not held and ARGV[9] == 'claim' then reply = granted(math.max(micros, c and c.fence + 1 or 0)) end -- reads, and may refuse
+if not held and ARGV[10] == 'claim' then reply = granted(math.max(micros, c and c.fence + 1 or 0)) end -- reads, and may refuse
 
 for key, full in pairs(taken) do
   call('SET', key, ('%.0f'):format(full), 'PX', math.ceil((full - micros_now) / 1000))
 end
 
 if not reply then
-  if ARGV[10] ~= '' and not call('LPOS', W, ARGV[8]) then
-    call(ARGV[10] == 'front' and 'LPUSH' or 'RPUSH', W, ARGV[8])
-    outlive(W, tonumber(ARGV[11]))
+  if ARGV[11] ~= '' and not call('LPOS', W, ARGV[9]) then
+    call(ARGV[11] == 'front' and 'LPUSH' or 'RPUSH', W, ARGV[9])
+    outlive(W, tonumber(ARGV[12]))
   end
   return { 'busy', held and c.till - now or 0 }
 end

@@ -90,7 +90,7 @@ impl Inner {
         let wait = u64::try_from(end.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX);
         let mut args = self.args_with_turns();
         args.bytes(request.message_id.expose().as_bytes());
-        put_known(&mut args, request.known.map(|state| state.version));
+        put_known(&mut args, request.known);
         args.number(u64::try_from(term.as_millis()).unwrap_or(u64::MAX)).stamp(name).bytes(self.redis.name().as_bytes());
         args.bytes(if ahead.first { b"claim" } else { b"look" });
         args.bytes(match (wait, ahead) {
@@ -112,7 +112,7 @@ impl Inner {
         Ok(Said::Begun(match &*reply.bytes()? {
             b"claimed" => {
                 let claim = Claim { key: request.key.clone(), fence: reply.number()?, until: request.until };
-                match (!reply.is_done()).then(|| reply.state(request.key)).transpose() {
+                match (!reply.is_done()).then(|| reply.state(request.key, request.known)).transpose() {
                     Ok(state) => StoreBegin::Claimed { claim, state },
                     Err(error) => {
                         self.release(&claim);

@@ -11,7 +11,7 @@ local CHANGES = 16
 local changes_slots = #ARGV >= CHANGES
 
 local function repeated(s, u, c, seq, first)
-  local reply = { 'repeated', seq, first, state(s, u, turns) }
+  local reply = { 'repeated', seq, first, state(s, u, turns, base.v, base.n) }
   if c and c.fence == fence and c.till > 0 then
     call('DEL', C)
     wake()

@@ -7,7 +7,7 @@ use redis::Value;
 use super::{
     Inner,
     keys::{self, Parts, WAITING},
-    reply::{Reply, fault, seal_flow, unexpected},
+    reply::{Reply, fault, seal_flow, seal_turn, unexpected},
     scripts::COMMIT,
 };
 use crate::{
@@ -32,7 +32,7 @@ impl Inner {
         match &*reply.bytes()? {
             b"stored" => next.stored(base, &commit.user_slots, self.limits.turns, &mut reply),
             b"repeated" => match reply.turn(&claim.key)? {
-                turn if turn.q == commit.q => Ok(Stored { turn, state: reply.state(&claim.key)? }),
+                turn if turn.q == commit.q => Ok(Stored { turn, state: reply.state(&claim.key, Some(base))? }),
                 _ => Err(TurnError::MessageIdReused),
             },
             b"lost" => Err(TurnError::ClaimLost),
@@ -49,13 +49,16 @@ impl Inner {
     }
 
     fn commit_args(&self, claim: &Claim, base: &SessionState, next: &Next, user_slots: &[SlotDelta]) -> Parts {
-        let record = codec::encode_turn(&codec::turn_place(claim.key.as_bytes(), next.turn.seq), &next.turn);
         let mut args = self.args_with_turns();
         args.bytes(next.turn.message_id.expose().as_bytes()).number(claim.fence);
         args.bytes(if self.clock.now() >= claim.until { b"1" } else { b"0" });
         args.stamp(base.version.session).stamp(base.version.user).stamp(base.epoch).number(base.seq);
         args.stamp(next.version.session).stamp(next.version.user);
-        args.bytes(&record).bytes(&seal_flow(&claim.key, next.version.session, &next.flow));
+        args.bytes(&seal_turn(&claim.key, next.version.session, &next.turn)).bytes(&seal_flow(
+            &claim.key,
+            next.version.session,
+            &next.flow,
+        ));
         args.number(self.keep()).bytes(&keys::id(&claim.key));
         user_slots.iter().for_each(|delta| put_change(&mut args, delta));
         args

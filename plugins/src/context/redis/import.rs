@@ -5,13 +5,10 @@ use std::sync::Arc;
 use super::{
     Inner,
     keys::{self, Parts, WAITING},
-    reply::{Reply, seal_flow, unexpected},
+    reply::{Reply, seal_flow, seal_turn, unexpected},
     scripts::{IMPORT, IS_NEW},
 };
-use crate::{
-    api::{Claim, FlowState, SessionKey, SessionState, Turn, TurnError, Version},
-    context::codec,
-};
+use crate::api::{Claim, FlowState, SessionKey, SessionState, Turn, TurnError, Version};
 
 impl Inner {
     pub(super) async fn is_new(&self, key: &SessionKey) -> Result<bool, TurnError> {
@@ -45,8 +42,7 @@ impl Inner {
         args.number(claim.fence).number(seq).stamp(version).bytes(&seal_flow(&claim.key, version, &FlowState::default()));
         args.number(self.keep()).bytes(&keys::id(&claim.key));
         for turn in turns {
-            let place = codec::turn_place(claim.key.as_bytes(), turn.seq);
-            args.bytes(turn.message_id.expose().as_bytes()).bytes(&codec::encode_turn(&place, turn));
+            args.bytes(turn.message_id.expose().as_bytes()).bytes(&seal_turn(&claim.key, version, turn));
         }
         args
     }

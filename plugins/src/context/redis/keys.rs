@@ -34,9 +34,9 @@ impl Parts {
         self.add(|out| write!(out, "{n}").expect("a Vec takes all"))
     }
 
-    /// As 16 hexadecimal digits: versions, epochs and names, which nobody counts with.
+    /// See [`put_stamp`].
     pub(super) fn stamp(&mut self, n: u64) -> &mut Self {
-        self.add(|out| write!(out, "{n:016x}").expect("a Vec takes all"))
+        self.add(|out| put_stamp(out, n))
     }
 
     pub(super) fn get(&self, i: usize) -> &[u8] {
@@ -53,6 +53,11 @@ impl Parts {
     pub(super) fn slices(&self) -> Vec<&[u8]> {
         (0..self.ends.len()).map(|i| self.get(i)).collect()
     }
+}
+
+/// Versions, epochs and names, which nobody counts with: 16 hexadecimal digits.
+pub(super) fn put_stamp(out: &mut Vec<u8>, n: u64) {
+    write!(out, "{n:016x}").expect("a Vec takes all");
 }
 
 /// Where the key that gateways wait by stands among a [session's](session).

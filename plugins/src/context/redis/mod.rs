@@ -3,7 +3,7 @@
 //! | key, after `fengda:{tenant/user}` | type | what |
 //! |---|---|---|
 //! | `:s:`session | hash | head `h` (version, number, count, epochs, expiry), what the flow keeps `d`: slots, journal |
-//! | `:t:`session | list | id and record of each kept turn, oldest first |
+//! | `:t:`session | list | id and record of each kept turn, oldest first; a record ends with the version that its commit made |
 //! | `:c:`session | string | the claim |
 //! | `:w:`session | list | gateways that wait for it |
 //! | `:u` | hash | head `h` (epoch, version, count, expiry) and a field for each of the user's slots |
@@ -92,13 +92,13 @@ impl Inner {
         u64::try_from(self.limits.keep.as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
-    async fn load(&self, key: &SessionKey, known: Option<Version>) -> Result<Option<Arc<SessionState>>, TurnError> {
+    async fn load(&self, key: &SessionKey, known: Option<&Arc<SessionState>>) -> Result<Option<Arc<SessionState>>, TurnError> {
         let mut args = self.args_with_turns();
         put_known(&mut args, known);
         let mut reply = Reply::of(self.run(&LOAD, &keys::session(key), &args).await?)?;
         match &*reply.bytes()? {
             b"unchanged" => Ok(None),
-            _ => reply.state(key).map(Some),
+            _ => reply.state(key, known).map(Some),
         }
     }
 
@@ -155,12 +155,10 @@ impl Listener for Inner {
     }
 }
 
-/// The version the caller has; nothing is like none.
-fn put_known(args: &mut Parts, known: Option<Version>) {
-    match known {
-        Some(Version { session, user }) => args.stamp(session).stamp(user),
-        None => args.bytes(b"").bytes(b""),
-    };
+/// The state that the caller has; none is like that of nothing.
+fn put_known(args: &mut Parts, known: Option<&Arc<SessionState>>) {
+    let (Version { session, user }, seq) = known.map_or_else(Default::default, |state| (state.version, state.seq));
+    args.stamp(session).stamp(user).number(seq);
 }
 
 impl Store for RedisStore {
@@ -176,7 +174,11 @@ impl Store for RedisStore {
         self.0.release(claim);
     }
 
-    fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+    fn load<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        known: Option<&'a Arc<SessionState>>,
+    ) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
         Step::Pending(Box::pin(self.0.load(key, known)))
     }
 

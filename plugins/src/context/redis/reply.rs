@@ -4,11 +4,17 @@ use std::sync::Arc;
 
 use redis::Value;
 
+use super::keys::put_stamp;
 use crate::{
     api::{FlowState, MAX_SLOTS, SessionKey, SessionState, Slots, Turn, TurnError, Version},
     context::codec::{self, Kind, Reader},
     redis::Fault,
 };
+
+/// Bytes of a version.
+const STAMP: usize = 16;
+/// Turns for which there is room at once; more are read in as they come.
+const MOST_AT_ONCE: usize = 1024;
 
 /// A list of values that is read from its front.
 pub(super) struct Reply(std::vec::IntoIter<Value>);
@@ -59,16 +65,23 @@ impl Reply {
         turn(key, seq, &self.bytes()?)
     }
 
-    /// A session's state. What the scripts' checksums do not cover is covered by the records' own.
-    pub(super) fn state(&mut self, key: &SessionKey) -> Result<Arc<SessionState>, TurnError> {
+    /// A session's state: the turns that `known` lacks come with it. What the scripts' checksums do not cover is covered by the records' own.
+    pub(super) fn state(&mut self, key: &SessionKey, known: Option<&Arc<SessionState>>) -> Result<Arc<SessionState>, TurnError> {
         let mut r = self.list()?;
         let version = Version { session: r.stamp()?, user: r.stamp()? };
-        let (epoch, seq) = (r.stamp()?, r.number()?);
+        let (epoch, seq, kept) = (r.stamp()?, r.number()?, r.number()?);
         let (record, mut list) = (r.bytes()?, r.list()?);
-        let kept = u64::try_from(list.len() / 2).map_err(|_| unexpected())?;
-        let first = (seq + 1).checked_sub(kept).ok_or_else(unexpected)?;
-        let mut turns = Vec::with_capacity(list.len() / 2);
-        for seq in first..=seq {
+        let first = |count| (seq + 1).checked_sub(count).ok_or_else(unexpected);
+        let (first, sent) = (first(kept)?, first(u64::try_from(list.len() / 2).map_err(|_| unexpected())?)?);
+        let mut turns = Vec::with_capacity(usize::try_from(kept).map_err(|_| unexpected())?.min(MOST_AT_ONCE));
+        if first < sent {
+            let known = known.ok_or_else(unexpected)?;
+            turns.extend(known.turns.iter().filter(|turn| (first..sent).contains(&turn.seq)).cloned());
+        }
+        if turns.len() as u64 != sent.saturating_sub(first) {
+            return Err(unexpected());
+        }
+        for seq in sent..=seq {
             let id = list.bytes()?;
             let turn = turn(key, seq, &list.bytes()?)?;
             if turn.message_id.expose().as_bytes() != id {
@@ -92,8 +105,17 @@ impl Reply {
 }
 
 fn turn(key: &SessionKey, seq: u64, record: &[u8]) -> Result<Arc<Turn>, TurnError> {
-    let turn = codec::decode_turn(&codec::turn_place(key.as_bytes(), seq), record)?;
+    let place = codec::turn_place(key.as_bytes(), seq);
+    let turn = codec::open(Kind::Turn, &place, record, |r: &mut Reader<'_>| Ok((r.turn()?, r.take(STAMP)?).0))?;
     if turn.seq == seq { Ok(Arc::new(turn)) } else { Err(TurnError::Corrupt("a turn has another number".into())) }
+}
+
+/// A turn as a record that ends with the version that its session had with it, as scripts compare it.
+pub(super) fn seal_turn(key: &SessionKey, version: u64, turn: &Turn) -> Vec<u8> {
+    codec::seal(Kind::Turn, &codec::turn_place(key.as_bytes(), turn.seq), |out| {
+        codec::put_turn(out, turn);
+        put_stamp(out, version);
+    })
 }
 
 /// What the flow of one version of a session keeps, as a record.

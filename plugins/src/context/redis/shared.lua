@@ -174,15 +174,24 @@ local function is_known(s, u, v, user_v)
   return s.v ~= NONE and v == s.v and user_v == u.v
 end
 
--- A session that is not expired, as a reply has it.
-local function state(s, u, turns)
+-- How many of the kept turns a caller lacks whose session was in version `v`, with `n` for its newest turn's number. If the turn of
+-- that number was written as that version, all that came later came on top of it, and the turns before it are the caller's too.
+local function lacking(s, v, n)
+  local back = s.n - n
+  if back < 0 or back >= s.k then return s.k end
+  return call('LINDEX', T, -2 * back - 1):sub(-16) == v and back or s.k
+end
+
+-- A session that is not expired, as a reply has it: with those of its turns that a caller lacks who has version `v`, number `n`.
+local function state(s, u, turns, v, n)
   local flow, kept, records = '', math.min(s.k, turns), {}
   if s.k > 0 then
     bounded(S, MAX_HASH + MAX_JOURNAL)
     bounded(T, s.b)
     flow = call('HGET', S, 'd') or corrupt('what the flow keeps is missing')
-    records = call('LRANGE', T, -2 * kept, -1)
+    local missing = math.min(lacking(s, v, n), kept)
+    if missing > 0 then records = call('LRANGE', T, -2 * missing, -1) end
   end
-  return { s.v, u.v, epoch(s, u), s.n, flow, records, flat(read_slots(u)) }
+  return { s.v, u.v, epoch(s, u), s.n, kept, flow, records, flat(read_slots(u)) }
 end
 

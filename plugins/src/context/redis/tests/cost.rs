@@ -71,15 +71,22 @@ async fn a_turn_is_two_calls_and_a_hot_one_carries_no_history() {
     assert_eq!(cold.calls, 2);
     let history = (TURNS * TEXT) as u64;
     assert!(cold.to < 4096 + TEXT as u64 && (history..history * 3 / 2).contains(&cold.from), "{cold:?}");
+    let behind = state.clone();
+    for id in ["elsewhere1", "elsewhere2"] {
+        state = turn(&s, id, Some(&state)).await;
+    }
+    let stale = cost(&server, async || state = turn(&s, "here", Some(&behind)).await).await;
+    assert!(stale.calls == 2 && stale.from < 1024 + 2 * (TEXT + 256) as u64, "what is new: {stale:?}");
+    assert_eq!(state.turns, s.state(&s.session("a")).await.turns);
     let repeated = cost(&server, async || {
         assert!(matches!(s.begin(&s.session("a"), "cold", None).await.unwrap(), StoreBegin::Answered(_)));
     })
     .await;
     assert!(repeated.calls == 1 && repeated.from < 1024 + TEXT as u64, "{repeated:?}");
-    let unchanged = cost(&server, async || assert!(settle(s.store().load(&s.session("a"), Some(state.version))).await.unwrap().is_none()));
+    let unchanged = cost(&server, async || assert!(settle(s.store().load(&s.session("a"), Some(&state))).await.unwrap().is_none()));
     let unchanged = unchanged.await;
     assert!(unchanged.calls == 1 && unchanged.from < 512, "{unchanged:?}");
-    println!("hot {hot:?}, cold {cold:?}, memory {}", memory(&server));
+    println!("hot {hot:?}, two turns behind {stale:?}, cold {cold:?}, memory {}", memory(&server));
 }
 
 /// Bytes of everything that is kept, as Redis counts them.

@@ -1,5 +1,7 @@
 //! What stands under our keys and cannot be ours: it is reported, left as it is, never served, and can be erased.
 
+use std::time::Duration;
+
 use super::{Subject, keys, send, shared, standalone};
 use crate::{
     api::{Change, Commit, MAX_JOURNAL, SessionKey, SlotDelta, SlotValue, TurnError},
@@ -237,10 +239,30 @@ async fn a_hot_turn_is_not_harmed_by_what_it_does_not_read() {
     let d = intact().await;
     let known = d.s.state(&d.key).await;
     d.send::<()>("HSET", &[&d.name(SESSION), b"d", b"damaged"]);
-    assert!(settle(d.s.store().load(&d.key, Some(known.version))).await.unwrap().is_none());
+    assert!(settle(d.s.store().load(&d.key, Some(&known))).await.unwrap().is_none());
     let crate::context::StoreBegin::Claimed { claim, state: None } = d.s.begin(&d.key, "m3", Some(&known)).await.unwrap() else { panic!() };
     assert_eq!(d.s.store().commit(&claim, &known, commit("m3")).await.unwrap().state.flow.slots, known.flow.slots);
     assert_eq!(d.s.state(&d.key).await.flow.slots, known.flow.slots, "what was damaged is written anew");
+}
+
+/// A primary was replaced by one that had not got the last turn, and another turn took its number, even its id.
+#[tokio::test]
+async fn a_copy_of_what_a_failover_lost_is_not_mixed_with_what_came_instead() {
+    let d = intact().await;
+    let all = [USER, SESSION, TURNS];
+    let replica: Vec<_> = all.map(|which| d.dump(which)).into();
+    let lost = d.s.turn(&d.key, "m3").await.state;
+    for ids in [&["m3"][..], &["m4", "m3"], &["m4"], &["m4", "m5", "m6"]] {
+        all.into_iter().zip(&replica).for_each(|(which, value)| d.restore(which, value.as_ref()));
+        for id in ids {
+            d.s.clock().advance(Duration::from_millis(1));
+            d.s.turn(&d.key, id).await;
+        }
+        let whole = d.s.state(&d.key).await;
+        let read = settle(d.s.store().load(&d.key, Some(&lost))).await.unwrap().unwrap();
+        assert_eq!((read.version, read.seq, &read.turns), (whole.version, whole.seq, &whole.turns), "{ids:?}");
+        assert!(read.turns.iter().all(|turn| turn.seq < 3 || turn.at > lost.turns[2].at));
+    }
 }
 
 #[tokio::test]

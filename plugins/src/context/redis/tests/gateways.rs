@@ -8,7 +8,7 @@ use crate::{
     context::{
         BeginRequest, Limits, StoreBegin,
         conformance::{LIMITS, Subject, commit},
-        redis::{keys, reply::Reply, scripts::BEGIN},
+        redis::{keys, put_known, reply::Reply, scripts::BEGIN},
         settle,
     },
     redis::server::Server,
@@ -190,7 +190,9 @@ async fn a_claim_that_is_asked_for_twice_under_one_name_is_one_claim() {
     let s = subject(shared()).await;
     let ask = async |name: u64| {
         let mut args = store.0.args_with_turns();
-        args.bytes(b"m1").bytes(b"").bytes(b"").number(60_000).stamp(name).bytes(b"gateway").bytes(b"claim").bytes(b"").number(0);
+        args.bytes(b"m1");
+        put_known(&mut args, None);
+        args.number(60_000).stamp(name).bytes(b"gateway").bytes(b"claim").bytes(b"").number(0);
         let reply = store.0.run(&BEGIN, &keys::session(&s.session("a")), &args).await.unwrap();
         let mut reply = Reply::of(reply).unwrap();
         (reply.bytes().unwrap(), reply.number().unwrap())

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     api::{
         Begin, BeginTurn, Begun, BoxFuture, Change, Claim, Clock, Commit, Committed, Meters, SessionKey, SessionState, SlotDelta, Step,
-        Turn, TurnError, TurnPhase, UserKey, Version,
+        Turn, TurnError, TurnPhase, UserKey,
     },
     context::{
         BeginRequest, Context, ContextConfig, Durability, Limits, SpoolConfig, Store, StoreBegin, Stored,
@@ -112,7 +112,11 @@ impl Store for Reach {
         }
     }
 
-    fn load<'a>(&'a self, key: &'a SessionKey, known: Option<Version>) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+    fn load<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        known: Option<&'a Arc<SessionState>>,
+    ) -> Step<'a, Result<Option<Arc<SessionState>>, TurnError>> {
         Step::Pending(Box::pin(self.through(async move {
             let loaded = settle(self.shared.inner.load(key, known)).await?;
             Ok(loaded.map(|state| self.shared.dated(key, &state)))
