@@ -93,17 +93,6 @@ pub enum Event<'a> {
         /// Failures since the last line that got none.
         left_out: u64,
     },
-    /// A circuit changed its state, by itself or because an operator switched it.
-    CircuitChanged {
-        /// Whose calls; `-` for those of public routes.
-        tenant: &'a str,
-        /// The upstream's configured name.
-        upstream: &'a str,
-        /// The state it had: `closed`, `half_open` or `open`.
-        from: &'a str,
-        /// The state it came into.
-        to: &'a str,
-    },
     /// An operator switched a circuit.
     CircuitSwitched {
         /// Whose calls; `-` for those of public routes.
@@ -126,8 +115,6 @@ pub enum Event<'a> {
         /// Failures since the last line that got none.
         left_out: u64,
     },
-    /// The directory of the conversations was removed or replaced while in use: those in it are gone, and a new one is made.
-    DataDirectoryGone,
     /// Redis takes no writes. At most one line a second.
     RedisDown {
         /// The first server's fault: its address and words; it knows no tenant text.
@@ -140,57 +127,6 @@ pub enum Event<'a> {
         /// Milliseconds since it did not.
         #[serde(serialize_with = "milliseconds")]
         ms: Duration,
-    },
-    /// A turn was stored, but not on as many replicas in time as its tenant wants. At most one line a second; the next one counts those left out.
-    ReplicasShort {
-        /// Whose turn.
-        tenant: &'a str,
-        /// How many were to have it.
-        wanted: u32,
-        /// How many had it.
-        have: u32,
-        /// Such turns since the last line that got none.
-        left_out: u64,
-    },
-    /// A session begins without what was said in an older deployment. At most one line a second; the next one counts those left out.
-    ImportMissed {
-        /// Whose session.
-        tenant: &'a str,
-        /// Why its list could not be read.
-        error: &'a str,
-        /// Such sessions since the last line that got none.
-        left_out: u64,
-    },
-    /// Redis does not answer: limits that gateways kept together are kept as `without_store` says.
-    LimitsAlone {
-        /// What became of the call: `down`, `unanswered` or `refused`.
-        fault: &'a str,
-    },
-    /// Redis answers again, and gateways keep limits together.
-    LimitsTogether,
-    /// The store takes no turns; they wait on this gateway's disk. At most one line a second, this and the next.
-    StoreAway {
-        /// How many.
-        waiting: usize,
-    },
-    /// The store takes turns again, and none waits any more.
-    StoreBack {
-        /// How many have waited.
-        waited: usize,
-    },
-    /// Of the turns that an earlier process left to wait, not all can be stored. What is there of the others is in `data/spool/refused`.
-    SpoolDamaged {
-        /// Bytes that cannot be read.
-        damaged: usize,
-        /// Bytes at the end of a write that was cut short.
-        torn: usize,
-        /// Turns of tenants that are not configured.
-        foreign: usize,
-    },
-    /// Turns that wait, or the marks of those that wait no longer, cannot be written to the disk. At most one line a second.
-    SpoolFailed {
-        /// What the operating system says.
-        error: &'a str,
     },
     /// A client has seen turns that the store does not have. At most one line a second; the next one counts those left out.
     Gap {
@@ -266,23 +202,9 @@ pub enum Event<'a> {
         /// Requests and turns that did not finish within the grace.
         abandoned: usize,
     },
-}
-
-impl<'a> From<&Incident<'a>> for Event<'a> {
-    fn from(incident: &Incident<'a>) -> Self {
-        match *incident {
-            Incident::CircuitChanged { tenant, upstream, from, to } => Self::CircuitChanged { tenant, upstream, from, to },
-            Incident::DataDirectoryGone => Self::DataDirectoryGone,
-            Incident::ReplicasShort { tenant, wanted, have, left_out } => Self::ReplicasShort { tenant, wanted, have, left_out },
-            Incident::ImportMissed { tenant, error, left_out } => Self::ImportMissed { tenant, error, left_out },
-            Incident::LimitsAlone { fault } => Self::LimitsAlone { fault },
-            Incident::LimitsTogether => Self::LimitsTogether,
-            Incident::StoreAway { waiting } => Self::StoreAway { waiting },
-            Incident::StoreBack { waited } => Self::StoreBack { waited },
-            Incident::SpoolDamaged { damaged, torn, foreign } => Self::SpoolDamaged { damaged, torn, foreign },
-            Incident::SpoolFailed { error } => Self::SpoolFailed { error },
-        }
-    }
+    /// Something happened in a plugin.
+    #[serde(untagged)]
+    Plugin(Incident<'a>),
 }
 
 /// With as many digits as mean something: microseconds.
@@ -296,26 +218,19 @@ impl Event<'_> {
         match self {
             Self::Panicked { .. }
             | Self::ContextFailed { .. }
-            | Self::DataDirectoryGone
             | Self::RedisDown { .. }
-            | Self::SpoolDamaged { .. }
-            | Self::SpoolFailed { .. }
             | Self::ReloadRefused { .. }
             | Self::FlowRefused { .. }
             | Self::LogEmptied { .. }
             | Self::NotFlushed { .. } => Level::Error,
             Self::ConnectionRefused { .. }
-            | Self::CircuitChanged { .. }
-            | Self::ReplicasShort { .. }
-            | Self::ImportMissed { .. }
-            | Self::StoreAway { .. }
             | Self::CircuitSwitched { .. }
-            | Self::LimitsAlone { .. }
             | Self::FlowFailed { .. }
             | Self::UpstreamFailed { .. }
             | Self::FlowNotKept { .. }
             | Self::Gap { .. } => Level::Warn,
             Self::Reloaded { broken_flows, .. } if !broken_flows.is_empty() => Level::Warn,
+            Self::Plugin(incident) => incident.level(),
             _ => Level::Info,
         }
     }

@@ -34,7 +34,7 @@ pub fn init(level: LevelFilter) {
     log::set_max_level(level);
     // Fails only if a host program that embeds the gateway has a logger of its own: then libraries log there.
     let _ = log::set_logger(logger);
-    Incident::log_with(|incident| emit(&incident.into()));
+    Incident::log_with(|incident| emit(&Event::Plugin(*incident)));
 }
 
 static PANICS: AtomicU64 = AtomicU64::new(0);

@@ -2,8 +2,12 @@
 
 use std::sync::OnceLock;
 
-/// Something that happened in a plugin and that operators want to know of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use log::Level;
+use serde::Serialize;
+
+/// Something that happened in a plugin and that operators want to know of. `event` in its JSON is its name, in snake case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 pub enum Incident<'a> {
     /// A circuit changed its state: `closed`, `half_open` or `open`.
     CircuitChanged {
@@ -18,7 +22,7 @@ pub enum Incident<'a> {
     },
     /// The directory of the conversations was removed or replaced while in use. What comes from now on goes into a new one.
     DataDirectoryGone,
-    /// A turn was stored, but not on as many replicas in time as its tenant wants. Reported at most once a second.
+    /// A turn was stored, but not on as many replicas in time as its tenant wants. At most one line a second; the next one counts those left out.
     ReplicasShort {
         /// Whose turn.
         tenant: &'a str,
@@ -26,16 +30,16 @@ pub enum Incident<'a> {
         wanted: u32,
         /// How many had it.
         have: u32,
-        /// Such turns since the last report that were not reported.
+        /// Such turns since the last line that got none.
         left_out: u64,
     },
-    /// A session begins without what was said in an older deployment, as that could not be read. Reported at most once a second.
+    /// A session begins without what was said in an older deployment, as that could not be read. At most one line a second; the next one counts those left out.
     ImportMissed {
         /// Whose session.
         tenant: &'a str,
         /// Why.
         error: &'a str,
-        /// Such sessions since the last report that were not reported.
+        /// Such sessions since the last line that got none.
         left_out: u64,
     },
     /// Redis does not answer: each gateway keeps by itself what limits they kept together.
@@ -45,7 +49,7 @@ pub enum Incident<'a> {
     },
     /// Redis answers again, and gateways keep limits together.
     LimitsTogether,
-    /// The store takes no turns; they wait on this gateway's disk.
+    /// The store takes no turns; they wait on this gateway's disk. At most one line a second, this and the next.
     StoreAway {
         /// How many.
         waiting: usize,
@@ -55,7 +59,7 @@ pub enum Incident<'a> {
         /// How many have waited.
         waited: usize,
     },
-    /// Of the turns that an earlier process left to wait, not all can be stored. What is there of the others is kept beside them.
+    /// Of the turns that an earlier process left to wait, not all can be stored. What is there of the others is in `data/spool/refused`.
     SpoolDamaged {
         /// Bytes that cannot be read.
         damaged: usize,
@@ -64,7 +68,7 @@ pub enum Incident<'a> {
         /// Turns of tenants that are not configured.
         foreign: usize,
     },
-    /// Turns that wait, or the marks of those that wait no longer, cannot be written to the disk.
+    /// Turns that wait, or the marks of those that wait no longer, cannot be written to the disk. At most one line a second.
     SpoolFailed {
         /// What the operating system says.
         error: &'a str,
@@ -78,6 +82,19 @@ impl Incident<'_> {
     /// Has all incidents of this process written by `log`, which must not block; only the first call counts.
     pub fn log_with(log: fn(&Incident<'_>)) {
         let _ = LOG.set(log);
+    }
+
+    /// How much it matters.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::DataDirectoryGone | Self::SpoolDamaged { .. } | Self::SpoolFailed { .. } => Level::Error,
+            Self::CircuitChanged { .. }
+            | Self::ReplicasShort { .. }
+            | Self::ImportMissed { .. }
+            | Self::LimitsAlone { .. }
+            | Self::StoreAway { .. } => Level::Warn,
+            Self::LimitsTogether | Self::StoreBack { .. } => Level::Info,
+        }
     }
 
     /// Logs it.
