@@ -4,8 +4,9 @@
 -- ARGV  time, turns, message id, version, user's version and number of the state that the caller has, ms until the claim lapses, its
 --       name, gateway, 'claim' or 'look', 'back', 'front' or '' (where to wait), ms to wait, then for each limit its period in µs, burst, shadow
 -- ->    answered, seq, record | limited, index, µs | busy, ms | claimed, fence[, state]
-local turns, id, term, name = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[7]), ARGV[8]
-local LIMITS = 6
+local turns, id, v, user_v, n, term, name, gateway, mode, place, wait = unpack(ARGV, 2, 12)
+turns, n, term = tonumber(turns), tonumber(n), tonumber(term)
+local LIMIT_KEYS, LIMIT_ARGS = 6, 12 -- so many others before them
 
 local u = read_user()
 local s = read_session(u)
@@ -15,7 +16,7 @@ if s.expired then s = no_session(u, s.e) end
 
 local function granted(fence)
   local reply = { 'claimed', tonumber(fence) }
-  if not is_known(s, u, ARGV[4], ARGV[5]) then reply[3] = state(s, u, turns, ARGV[4], tonumber(ARGV[6])) end
+  if not is_known(s, u, v, user_v) then reply[3] = state(s, u, turns, v, n) end
   return reply
 end
 
@@ -25,31 +26,31 @@ if held and c.name == name then return granted(c.fence) end -- asked twice: the 
 
 -- Each limit is the time, in µs, at which all of its turns are back. What cannot be one counts as none.
 local micros_now, taken = tonumber(ARGV[1]) and now * 1000 or micros, {}
-for i = LIMITS + 1, #KEYS do
-  local at = 13 + (i - LIMITS - 1) * 3
-  local period, burst = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local value = redis.pcall('GET', KEYS[i])
+for i = 1, #KEYS - LIMIT_KEYS do
+  local key, period, burst, shadow = KEYS[LIMIT_KEYS + i], unpack(ARGV, LIMIT_ARGS + 3 * i - 2, LIMIT_ARGS + 3 * i)
+  period, burst = tonumber(period), tonumber(burst)
+  local value = redis.pcall('GET', key)
   local full = type(value) == 'string' and value:match('^%d+$') or micros_now
   full = math.min(math.max(tonumber(full), micros_now), micros_now + period * burst)
-  local wait = full + period - period * burst - micros_now
-  if wait <= 0 then
-    taken[KEYS[i]] = full + period
-  elseif ARGV[at + 2] == '0' then
-    return { 'limited', i - LIMITS - 1, math.ceil(wait) }
+  local over = full + period - period * burst - micros_now
+  if over <= 0 then
+    taken[key] = full + period
+  elseif shadow == '0' then
+    return { 'limited', i - 1, math.ceil(over) }
   end
 end
 
 local reply
-if not held and ARGV[10] == 'claim' then reply = granted(math.max(micros, c and c.fence + 1 or 0)) end -- reads, and may refuse
+if not held and mode == 'claim' then reply = granted(math.max(micros, c and c.fence + 1 or 0)) end -- reads, and may refuse
 
 for key, full in pairs(taken) do
   call('SET', key, ('%.0f'):format(full), 'PX', math.ceil((full - micros_now) / 1000))
 end
 
 if not reply then
-  if ARGV[11] ~= '' and not call('LPOS', W, ARGV[9]) then
-    call(ARGV[11] == 'front' and 'LPUSH' or 'RPUSH', W, ARGV[9])
-    outlive(W, tonumber(ARGV[12]))
+  if place ~= '' and not call('LPOS', W, gateway) then
+    call(place == 'front' and 'LPUSH' or 'RPUSH', W, gateway)
+    outlive(W, tonumber(wait))
   end
   return { 'busy', held and c.till - now or 0 }
 end

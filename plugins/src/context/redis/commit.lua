@@ -4,9 +4,9 @@
 --       that the turn began with; the new version, the user's new version, the turn's record, what the flow keeps, ms to keep, the
 --       session's id; then for each change of a user's slot: 'set', 'add' or 'remove', name, value
 -- ->    repeated, seq, record, state | lost | stored[, user's version, user's slots]
-local turns, id, fence, lapsed = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
-local base = { v = ARGV[6], u = ARGV[7], e = ARGV[8], n = tonumber(ARGV[9]) }
-local next_v, next_u, record, flow, keep, sid = ARGV[10], ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[14]), ARGV[15]
+local turns, id, fence, lapsed, v, user_v, e, n, next_v, next_u, record, flow, keep, sid = unpack(ARGV, 2, 15)
+turns, lapsed, keep = tonumber(turns), lapsed == '1', tonumber(keep)
+local base = { v = v, u = user_v, e = e, n = tonumber(n) }
 local CHANGES = 16
 local changes_slots = #ARGV >= CHANGES
 
