@@ -22,7 +22,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     /// No connection.
-    #[error("cannot connect: {0}")]
+    #[error("cannot connect")]
     Connect(#[from] io::Error),
     /// The connection ended or broke HTTP.
     #[error(transparent)]

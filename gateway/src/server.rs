@@ -86,7 +86,7 @@ pub enum StartError {
         cause: io::Error,
     },
     /// No thread or runtime to be had.
-    #[error("no thread can be started: {0}")]
+    #[error("no thread can be started")]
     Thread(#[from] io::Error),
 }
 

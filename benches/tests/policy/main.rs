@@ -1,7 +1,9 @@
-//! Holds the dependencies against `deny.toml` without a network and without cargo-deny, so that every `cargo test` does.
+//! Holds the dependencies against `deny.toml` without a network and without cargo-deny, and the errors of all crates against one rule, so
+//! that every `cargo test` does.
 
 #![allow(clippy::unwrap_used, reason = "its helpers are tests too")]
 
+mod errors;
 mod licence;
 mod policy;
 mod spec;

@@ -20,9 +20,9 @@ pub enum SignError {
     OnlyPublicKeys(String),
     /// The user's id is refused.
     #[error("the user id {0}")]
-    User(#[from] IdError),
+    User(IdError),
     /// The cryptography failed.
-    #[error("signing failed: {0}")]
+    #[error("signing failed")]
     Crypto(#[from] jsonwebtoken::errors::Error),
 }
 
@@ -44,7 +44,7 @@ pub fn sign(keys: &Value, config: &Value, tenant: &Tenant, user: &str, ttl: Dura
     let (alg, kid, secret) =
         hmac.find_map(|k| Some((k.alg, k.kid, k.secret?))).ok_or_else(|| SignError::OnlyPublicKeys(tenant.name().to_owned()))?;
     check_secret(alg, &secret).map_err(|(field, message)| SignError::Config([field, &message].join(" ")))?;
-    tenant.user(user)?;
+    tenant.user(user).map_err(SignError::User)?;
 
     let now = clock.now();
     let mut claims = Map::new();

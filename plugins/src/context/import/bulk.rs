@@ -70,7 +70,7 @@ pub enum News<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Left {
     /// It cannot be said whose it is.
-    #[error("{0}")]
+    #[error(transparent)]
     Key(#[from] KeyError),
     /// It is no list.
     #[error("is not a list")]

@@ -58,7 +58,7 @@ pub enum KeyError {
     Ambiguous,
     /// No id here.
     #[error("the user or session in it {0}")]
-    Id(#[from] IdError),
+    Id(IdError),
 }
 
 impl FromStr for Pattern {
@@ -134,7 +134,7 @@ impl Pattern {
                 if *second == Id::Session { (first, last) } else { (last, first) }
             }
         };
-        Ok(tenant.user(user)?.session(session)?)
+        tenant.user(user).and_then(|user| user.session(session)).map_err(KeyError::Id)
     }
 
     /// What `SCAN` is to match (<https://redis.io/docs/latest/commands/keys/>).

@@ -195,8 +195,8 @@ async fn damage_of_every_kind_is_told_and_nothing_is_lost_to_it() {
         ("chat:string", None, Left::Other.to_string()),
         ("chat:hash", None, Left::Other.to_string()),
         ("chat:stream", None, Left::Other.to_string()),
-        ("chat:", None, KeyError::from(crate::api::IdError::Empty).to_string()),
-        (&long, None, KeyError::from(crate::api::IdError::TooLong { len: 200, max: 128 }).to_string()),
+        ("chat:", None, KeyError::Id(crate::api::IdError::Empty).to_string()),
+        (&long, None, KeyError::Id(crate::api::IdError::TooLong { len: 200, max: 128 }).to_string()),
         ("chat:large", Some(20), Flaw::Rest.to_string()),
     ]
     .map(|(key, index, why)| (key.to_owned(), index, why))
