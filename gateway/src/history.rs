@@ -33,7 +33,7 @@ pub async fn serve(metrics: &Metrics, snapshot: &Arc<Snapshot>, down: &mut Downs
     let phase = route.chain.turn_phase().expect("a history route without such a plugin is refused by the configuration");
     let identity = down.ctx.identity().ok_or_else(|| Reject::new(Code::Internal, "the route did not authenticate the request"))?;
     let user = identity.user.clone();
-    snapshot.tenant(user.tenant())?;
+    let wait = snapshot.tenant(user.tenant())?.wait;
     let uri = down.head().uri.clone();
     let query = parse_query(uri.query().unwrap_or_default())?;
     let session = |id: &str| user.session(id).map_err(|e| bad(format!("`session_id` {e}")));
@@ -50,13 +50,13 @@ pub async fn serve(metrics: &Metrics, snapshot: &Arc<Snapshot>, down: &mut Downs
         // A mistyped `session_id` must not erase everything.
         (Method::DELETE, _) if query.other => return Err(bad("DELETE takes `session_id` and nothing else".into())),
         (Method::DELETE, Some(id)) => {
-            in_time(patience, &store.erase, phase.erase_session(&session(id)?))
+            in_time(patience, &store.erase, phase.erase_session(&session(id)?, wait))
                 .await
                 .map_err(|e| store_failed(metrics, down, StoreStep::Erase, &e))?;
             down.no_content(&[]).await
         }
         (Method::DELETE, None) => {
-            in_time(patience, &store.erase, phase.erase_user(&user))
+            in_time(patience, &store.erase, phase.erase_user(&user, wait))
                 .await
                 .map_err(|e| store_failed(metrics, down, StoreStep::Erase, &e))?;
             down.no_content(&[]).await

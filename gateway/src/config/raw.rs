@@ -262,7 +262,8 @@ pub(super) struct Tenant {
     /// The keys under which an older deployment has the tenant's conversations, such as `chat:{user_id}` or
     /// `chat:{user_id}:{session_id}`: each is brought over at its user's first contact. None are if absent.
     pub(super) import: Option<String>,
-    /// Replicas of `store.redis` that must have a turn before its answer is called stored. None are waited for if absent.
+    /// Replicas of `store.redis` that must have a turn before its answer is called stored, and an erasure before it is called done. None are
+    /// waited for if absent.
     pub(super) wait: Option<Wait>,
     /// What one turn of the script may use.
     #[serde(deserialize_with = "or_default")]

@@ -113,13 +113,13 @@ pub struct RedisStore {
     pub spool: u64,
 }
 
-/// How many replicas must have a turn before its answer is called stored.
+/// How many replicas must have a turn before its answer is called stored, and an erasure before it is called done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wait {
     /// How many: 1 to 16.
     pub replicas: u32,
-    /// How long for them: 1ms to 500ms. After that the turn is stored all the same; it is counted and logged.
+    /// How long for them: 1ms to 500ms. After that the turn is stored, or the conversation erased, all the same; it is counted and logged.
     #[serde(with = "units::DurationText")]
     pub timeout: Duration,
 }

@@ -157,7 +157,7 @@ async fn whole_life(gateway: &Gateway) {
 }
 
 #[tokio::test]
-async fn a_tenant_s_turns_wait_for_replicas_and_a_reload_changes_for_how_many() {
+async fn a_tenant_s_turns_and_erasures_wait_for_replicas_and_a_reload_changes_for_how_many() {
     let (redis, model) = (Server::start(), Model::start().await);
     let _replica = redis.replica();
     let gateway = site(&model).redis(&redis).tenant_beta("wait: { replicas: 1, timeout: 500ms }").start();
@@ -166,6 +166,10 @@ async fn a_tenant_s_turns_wait_for_replicas_and_a_reload_changes_for_how_many() 
     gateway.site.write(&gateway.site.config().replace("replicas: 1, timeout: 500ms", "replicas: 2, timeout: 50ms"));
     assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
     assert_eq!((gateway.ask("beta", "u", "q").await["stored"].clone(), short().await), (json!(true), 1.0));
+    for (query, missed) in [("?session_id=default", 2.0), ("", 3.0)] {
+        let erased = gateway.history("DELETE", "beta", "u", query).await;
+        assert_eq!((erased.status.as_u16(), short().await), (204, missed));
+    }
     assert_eq!(gateway.ask("alpha", "u", "q").await["stored"], true);
 }
 

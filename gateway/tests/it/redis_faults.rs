@@ -139,6 +139,20 @@ async fn redis_answers_late_but_in_time() {
 }
 
 #[tokio::test]
+async fn redis_may_take_as_long_as_its_timeout_says() {
+    let redis = Server::start();
+    let proxy = Proxy::to(redis.port()).await;
+    let rig = Rig::start(&format!("{}, timeout: 2s", at(proxy.port))).await;
+    let mut talker = warm(&rig, "warm").await;
+    proxy.set(Wire::Slow(Duration::from_millis(700)));
+    for _ in 0..2 {
+        assert!(talker.goes_on().await.stored());
+    }
+    proxy.set(Wire::Whole);
+    talker.finds_everything().await;
+}
+
+#[tokio::test]
 async fn redis_becomes_a_replica() {
     let redis = Server::start();
     let rig = Rig::start(&at(redis.port())).await;

@@ -22,15 +22,15 @@ pub enum Incident<'a> {
     },
     /// The directory of the conversations was removed or replaced while in use. What comes from now on goes into a new one.
     DataDirectoryGone,
-    /// A turn was stored, but not on as many replicas in time as its tenant wants. At most one line a second; the next one counts those left out.
+    /// A turn was stored, or a conversation erased, but not on as many replicas in time as its tenant wants. At most one line a second; the next one counts those left out.
     ReplicasShort {
-        /// Whose turn.
+        /// Whose turn or conversation.
         tenant: &'a str,
         /// How many were to have it.
         wanted: u32,
         /// How many had it.
         have: u32,
-        /// Such turns since the last line that got none.
+        /// Such turns and erasures since the last line that got none.
         left_out: u64,
     },
     /// A session begins without what was said in an older deployment, as that could not be read. At most one line a second; the next one counts those left out.

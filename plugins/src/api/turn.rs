@@ -307,8 +307,8 @@ impl Commit {
     }
 }
 
-/// How many replicas of the store are to have a turn before it counts as kept. If too few have it in time, it is kept all the same,
-/// counted and said in the log. A store without replicas waits for none.
+/// How many replicas of the store are to have a turn before it counts as kept, or an erasure before it counts as done. If too few have it
+/// in time, it is kept or done all the same, counted and said in the log. A store without replicas waits for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaitFor {
     /// So many.
@@ -361,9 +361,10 @@ pub trait TurnPhase: Send + Sync {
     /// The conversation as it stands, for display.
     fn history<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Arc<SessionState>, TurnError>>;
 
-    /// Erases one session's turns and slots. Its `seq` goes on; turns begun before are not committed.
-    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>>;
+    /// Erases one session's turns and slots. Its `seq` goes on; turns begun before are not committed. `wait`: for what before it counts
+    /// as done.
+    fn erase_session<'a>(&'a self, key: &'a SessionKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>>;
 
-    /// Erases all of a user's sessions and the user's slots.
-    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>>;
+    /// Erases all of a user's sessions and the user's slots. `wait` as in [`erase_session`](Self::erase_session).
+    fn erase_user<'a>(&'a self, key: &'a UserKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>>;
 }

@@ -2,19 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-use super::{BeginRequest, Context, StoreBegin, aside, cache::Mark, import::FirstContact, settle};
-use crate::api::{Begin, BeginTurn, Begun, BoxFuture, Claim, Commit, Committed, SessionKey, SessionState, TurnError, TurnPhase, UserKey};
+use super::{BeginRequest, Context, StoreBegin, aside, cache::Mark, import::FirstContact, settle, spool};
+use crate::api::{
+    Begin, BeginTurn, Begun, BoxFuture, COMMIT_TIME, Claim, Commit, Committed, SessionKey, SessionState, TurnError, TurnPhase, UserKey,
+    WaitFor,
+};
 
 /// How often a commit is tried before its store counts as away.
 const COMMIT_TRIES: u32 = 2;
 /// The pause before it is tried again.
 const COMMIT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a try may take where turns can be put aside.
-const COMMIT_PATIENCE: Duration = Duration::from_millis(500);
-/// How long it may take where they cannot.
-const LAST_PATIENCE: Duration = Duration::from_secs(2);
+/// How long all tries may take: what is left of a commit's time is the spool's. How long one may take is the store's affair.
+const COMMIT_PATIENCE: Duration = COMMIT_TIME.saturating_sub(spool::PATIENCE);
 /// How long one who reads a conversation, or asks again for a turn of it that waits, waits for another turn that keeps it from being stored.
 const SHORT_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -81,13 +82,11 @@ impl Context {
     /// again: the store knows a turn that it has.
     async fn commit_stored(&self, claim: &Claim, base: &Arc<SessionState>, commit: &Commit) -> Result<Committed, TurnError> {
         let mark = self.cache.mark();
-        // Replicas may take their time, and so may those of the turns before.
-        let replicas = commit.wait.map_or(Duration::ZERO, |wait| 2 * wait.timeout);
-        let patience = replicas + if self.spool.is_some() { COMMIT_PATIENCE } else { LAST_PATIENCE };
+        let end = Instant::now() + COMMIT_PATIENCE;
         let late = |_| Err(TurnError::Unavailable("no answer to a commit in time".into()));
         let mut tries = 1;
         loop {
-            let stored = timeout(patience, self.store.commit(claim, base, commit.clone())).await;
+            let stored = timeout_at(end, self.store.commit(claim, base, commit.clone())).await;
             match stored.unwrap_or_else(late) {
                 Err(TurnError::Unavailable(_)) if tries < COMMIT_TRIES => tokio::time::sleep(COMMIT_PAUSE).await,
                 stored => {
@@ -167,18 +166,18 @@ impl TurnPhase for Context {
         })
     }
 
-    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
+    fn erase_session<'a>(&'a self, key: &'a SessionKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
         Box::pin(async move {
-            let erased = self.store.erase_session(key).await;
+            let erased = self.store.erase_session(key, wait).await;
             self.cache.remove(key);
             self.forget_waiting(&erased, key.as_bytes()).await;
             erased
         })
     }
 
-    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
+    fn erase_user<'a>(&'a self, key: &'a UserKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
         Box::pin(async move {
-            let erased = self.store.erase_user(key).await;
+            let erased = self.store.erase_user(key, wait).await;
             self.cache.remove_user(key);
             self.forget_waiting(&erased, key.as_bytes()).await;
             erased

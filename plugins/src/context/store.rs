@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::api::{BoxFuture, Claim, Commit, Limited, SessionKey, SessionState, Step, Text, Timestamp, Turn, TurnError, UserKey, UserLimit};
+use crate::api::{
+    BoxFuture, Claim, Commit, Limited, SessionKey, SessionState, Step, Text, Timestamp, Turn, TurnError, UserKey, UserLimit, WaitFor,
+};
 
 /// What a store is told when a turn begins.
 #[derive(Debug, Clone, Copy)]
@@ -105,20 +107,20 @@ pub trait Store: Send + Sync {
     fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>>;
 
     /// Erases one session's turns and slots. Its `seq` goes on, its expiry stays; claims given before are lost. What is damaged is
-    /// erased too, `seq` and all.
+    /// erased too, `seq` and all. `wait`: for what before it counts as done.
     ///
     /// # Errors
     /// [`TurnError::Unavailable`].
-    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>>;
+    fn erase_session<'a>(&'a self, key: &'a SessionKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>>;
 
     /// Erases all of a user's sessions, as [`erase_session`](Self::erase_session) does, and the user's slots.
     ///
     /// All of it is gone at one moment for whoever reads, and stays gone even if the process is killed before this returns. It
-    /// returns when nothing of it is left in the store. Others' commits do not wait for that.
+    /// returns when nothing of it is left in the store. Others' commits do not wait for that. `wait`: for what before it counts as done.
     ///
     /// # Errors
     /// [`TurnError::Unavailable`]; all or nothing may be erased then, and erasing again completes it.
-    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>>;
+    fn erase_user<'a>(&'a self, key: &'a UserKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>>;
 
     /// How many writes wait for their turn; 0 for a store that has no queue.
     fn queued(&self) -> usize;

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{
         Begin, BeginTurn, Begun, BoxFuture, BuildCtx, Claim, Clock, Commit, Committed, Meters, Problem, Scope, SessionKey, SessionState,
-        Step, TenantBuild, Turn, TurnError, TurnPhase, UserKey, parse_config,
+        Step, TenantBuild, Turn, TurnError, TurnPhase, UserKey, WaitFor, parse_config,
     },
     units::Percent,
 };
@@ -99,12 +99,12 @@ impl Store for Counting {
         self.inner.import(claim, turns)
     }
 
-    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
-        self.inner.erase_session(key)
+    fn erase_session<'a>(&'a self, key: &'a SessionKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
+        self.inner.erase_session(key, wait)
     }
 
-    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
-        self.inner.erase_user(key)
+    fn erase_user<'a>(&'a self, key: &'a UserKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
+        self.inner.erase_user(key, wait)
     }
 
     fn queued(&self) -> usize {
@@ -215,10 +215,10 @@ async fn what_is_erased_is_gone_from_memory_too() {
     for key in [&a, &b] {
         o.turn(key, "m1").await;
     }
-    o.context.erase_session(&a).await.unwrap();
+    o.context.erase_session(&a, None).await.unwrap();
     assert!(o.context.cache.get(&a).is_none());
     assert_eq!(o.context.history(&a).await.unwrap().turns.len(), 0);
-    o.context.erase_user(b.user()).await.unwrap();
+    o.context.erase_user(b.user(), None).await.unwrap();
     assert!(o.context.cache.get(&b).is_none());
     assert_eq!((o.context.history(&b).await.unwrap().turns.len(), o.turn(&b, "m1").await), (0, 2));
 }
@@ -232,9 +232,9 @@ async fn a_copy_from_before_an_erasure_does_not_come_back() {
     let stored = o.store.commit(begun.claim.as_ref().unwrap(), &begun.state, commit("m1")).await.unwrap(); // its caller is slow to take note
     for user in [false, true] {
         if user {
-            o.context.erase_user(key.user()).await.unwrap();
+            o.context.erase_user(key.user(), None).await.unwrap();
         } else {
-            o.context.erase_session(&key).await.unwrap();
+            o.context.erase_session(&key, None).await.unwrap();
         }
         cache.insert(&key, &stored.state, mark);
         assert!(cache.get(&key).is_none());

@@ -65,7 +65,8 @@ fn import(raw: raw::Import, shared: bool, report: &mut Report) -> Option<Import>
 }
 
 fn redis(raw: raw::Redis, path: &Path, report: &mut Report) -> RedisStore {
-    within(report, path.at("timeout"), raw.timeout, 10 * MILLISECOND..=10 * SECOND, "10ms to 10s");
+    // A commit with the longest `wait`, for its own replicas and for others', is to fit into `COMMIT_TIME`, and the spool after it.
+    within(report, path.at("timeout"), raw.timeout, 10 * MILLISECOND..=3 * SECOND, "10ms to 3s");
     within(report, path.at("spool"), raw.spool, 1 << 20..=64 << 30, "1MiB to 64GiB");
     let mode = mode(&raw, path, report);
     let url = raw.url.as_ref().and_then(|text| url(text.expose(), &path.at("url"), report));

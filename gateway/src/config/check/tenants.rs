@@ -109,7 +109,7 @@ fn one(tenant: Tenant, raw: &raw::Tenant, path: &Path, context: &Context<'_>, re
 
 fn replicas(wait: Wait, path: &Path, context: &Context<'_>, report: &mut Report) {
     within(report, path.at("replicas"), wait.replicas, 1..=16, "1 to 16");
-    // A commit may be tried twice, and wait for others' replicas too: all of that is to fit into `COMMIT_TIME`.
+    // A commit may wait for others' replicas too: see `store.redis.timeout`.
     within(report, path.at("timeout"), wait.timeout, MILLISECOND..=500 * MILLISECOND, "1ms to 500ms");
     if !context.shared {
         report.add(path, "`wait` is for replicas of `store.redis`", "remove it: the store is `embedded` and has none".to_owned());

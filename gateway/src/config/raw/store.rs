@@ -63,7 +63,7 @@ pub(in crate::config) struct Redis {
     pub(in crate::config) password: Option<Secret>,
     /// TLS for `servers`, or to trust others than the machine does; `{}` is plain TLS.
     pub(in crate::config) tls: Option<RedisTls>,
-    /// How long a command may take: 10ms to 10s. Then the store counts as out of reach.
+    /// How long a command may take: 10ms to 3s. Then the store counts as out of reach.
     #[serde(with = "DurationText")]
     pub(in crate::config) timeout: Duration,
     /// Most bytes of turns kept in the data directory while Redis is out of reach: 1MiB to 64GiB.

@@ -66,7 +66,7 @@ fn there_is_one_store_and_one_place_of_it() {
         ],
     );
     wrong("{url: redis://a, tls: {}}", &["2:33: `tls` is given, and `url` is one in the clear | begin it with `rediss://`"]);
-    wrong("{url: redis://a, timeout: 1ms, spool: 1KiB}", &["2:42: `store.redis.timeout` must be 10ms to 10s", "2:54: `store.redis.spool`"]);
+    wrong("{url: redis://a, timeout: 1ms, spool: 1KiB}", &["2:42: `store.redis.timeout` must be 10ms to 3s", "2:54: `store.redis.spool`"]);
     for bad in ["a", ":1", "a:0", "a:99999", "a:b", "redis://a:1", "::1:2", "[a]:1", "[::1]"] {
         wrong(&format!("{{servers: [\"{bad}\"]}}"), &[&format!("2:27: `{bad}` is no host and port | such as `servers: [")]);
     }

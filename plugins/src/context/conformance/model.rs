@@ -71,7 +71,7 @@ impl<'a, W: World> Run<'a, W> {
                 }
             }
             80..84 => {
-                self.world.subject().store().erase_session(&self.keys[i]).await.unwrap();
+                self.world.subject().store().erase_session(&self.keys[i], None).await.unwrap();
                 self.erased(i);
             }
             84..86 => {
@@ -79,7 +79,7 @@ impl<'a, W: World> Run<'a, W> {
                 if self.rng.bool() {
                     self.world.erase_and_die(&user).await;
                 } else {
-                    self.s().store().erase_user(&user).await.unwrap();
+                    self.s().store().erase_user(&user, None).await.unwrap();
                 }
                 self.users.remove(user.as_bytes());
                 (0..self.keys.len()).filter(|i| *self.keys[*i].user() == user).collect::<Vec<_>>().into_iter().for_each(|i| self.erased(i));

@@ -100,9 +100,9 @@ suite! { ($)
         let (claim, _) = s.claim(&key, "m5").await;
         s.store.release(&claim);
         assert_eq!(left(&key).await, journal("4"), "a turn that came to nothing changes nothing");
-        s.store.erase_session(&key).await.unwrap();
+        s.store.erase_session(&key, None).await.unwrap();
         assert_eq!((left(&key).await, left(&other).await), (None, journal("other")));
-        s.store.erase_user(key.user()).await.unwrap();
+        s.store.erase_user(key.user(), None).await.unwrap();
         assert_eq!(left(&other).await, None);
         leave(&key, "m5", journal("5")).await;
         s.clock.advance(LIMITS.keep);
@@ -314,7 +314,7 @@ suite! { ($)
         let with = Commit { slots: vec![add("s", 1.0)], user_slots: vec![add("u", 1.0)], ..commit("m1") };
         let before = s.turn_with(&key, with).await.state;
         s.turn(&other, "m1").await;
-        s.store.erase_session(&key).await.unwrap();
+        s.store.erase_session(&key, None).await.unwrap();
         let state = s.state(&key).await;
         assert_eq!((state.seq, state.turns.len(), state.flow.slots.0.len(), number(&state, "u")), (1, 0, 0, Some(1.0)));
         assert_ne!(state.version, before.version);
@@ -327,9 +327,9 @@ suite! { ($)
         for erase_user in [false, true] {
             let (claim, base) = s.claim(&key, "m1").await;
             if erase_user {
-                s.store.erase_user(key.user()).await.unwrap();
+                s.store.erase_user(key.user(), None).await.unwrap();
             } else {
-                s.store.erase_session(&key).await.unwrap();
+                s.store.erase_session(&key, None).await.unwrap();
             }
             assert_eq!(s.store.commit(&claim, &base, commit("m1")).await.unwrap_err(), TurnError::ClaimLost);
             assert_eq!(s.state(&key).await.seq, 0);
@@ -342,7 +342,7 @@ suite! { ($)
         for key in [&a, &b, &other] {
             s.turn_with(key, Commit { user_slots: vec![add("n", 1.0)], ..commit("m1") }).await;
         }
-        s.store.erase_user(a.user()).await.unwrap();
+        s.store.erase_user(a.user(), None).await.unwrap();
         for key in [&a, &b] {
             let state = s.state(key).await;
             assert_eq!((state.seq, state.turns.len(), number(&state, "n")), (1, 0, None));
@@ -390,7 +390,7 @@ suite! { ($)
         let (a, b) = (s.user("bank-a", "u").session("s").unwrap(), s.user("bank-b", "u").session("s").unwrap());
         s.turn_with(&a, Commit { user_slots: vec![add("n", 1.0)], ..commit("m1") }).await;
         assert_eq!((s.state(&b).await.seq, s.state(&b).await.user_slots.0.len()), (0, 0));
-        s.store.erase_user(b.user()).await.unwrap();
+        s.store.erase_user(b.user(), None).await.unwrap();
         assert_eq!(ids(&s.state(&a).await), ["m1"]);
     }
 
@@ -459,9 +459,9 @@ suite! { ($)
     async fn what_was_erased_does_not_come_back_from_elsewhere(s) {
         let (one, other) = (s.user("bank", "u1").session("a").unwrap(), s.user("bank", "u2").session("a").unwrap());
         let (under_way, _) = s.claim(&one, "m1").await;
-        s.store.erase_user(one.user()).await.unwrap();
+        s.store.erase_user(one.user(), None).await.unwrap();
         assert_eq!(s.store.import(&under_way, elsewhere(1)).await.unwrap_err(), TurnError::ClaimLost);
-        s.store.erase_session(&other).await.unwrap(); // although nothing was there
+        s.store.erase_session(&other, None).await.unwrap(); // although nothing was there
         for key in [&one, &one.user().session("b").unwrap(), &other] {
             assert!(!s.store.is_new(key).await.unwrap());
             let (claim, _) = s.claim(key, "m1").await;
@@ -476,7 +476,7 @@ suite! { ($)
         let key = s.session("a");
         s.turn(&key, "m1").await;
         s.clock.advance(LIMITS.keep - Duration::from_millis(1));
-        s.store.erase_session(&key).await.unwrap();
+        s.store.erase_session(&key, None).await.unwrap();
         s.clock.advance(Duration::from_millis(1));
         assert_eq!((s.state(&key).await.seq, s.store.is_new(&key).await.unwrap()), (0, false));
         let (claim, _) = s.claim(&key, "m2").await;

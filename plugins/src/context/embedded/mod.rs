@@ -39,7 +39,7 @@ use self::{
     writer::{Job, Reply, Writer},
 };
 use super::{BeginRequest, Durability, Limits, OpenError, Store, StoreBegin, Stored};
-use crate::api::{BoxFuture, Claim, Clock, Commit, SessionKey, SessionState, Step, Turn, TurnError, UserKey, Version};
+use crate::api::{BoxFuture, Claim, Clock, Commit, SessionKey, SessionState, Step, Turn, TurnError, UserKey, Version, WaitFor};
 
 /// Most jobs that wait for the writer; more wait for room.
 const MAX_JOBS: usize = 1024;
@@ -245,12 +245,12 @@ impl Store for Embedded {
         Box::pin(self.ask(|reply| Job::Alone(Box::new(move |writer| writer.import(&claim, turns, reply)))))
     }
 
-    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
+    fn erase_session<'a>(&'a self, key: &'a SessionKey, _wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
         let key = key.clone();
         Box::pin(self.alone(move |writer| writer.erase_session(&key)))
     }
 
-    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
+    fn erase_user<'a>(&'a self, key: &'a UserKey, _wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
         let key = key.clone();
         Box::pin(self.ask(|reply| Job::Alone(Box::new(move |writer| writer.erase_user(&key, reply)))))
     }

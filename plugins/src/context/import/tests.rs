@@ -342,12 +342,12 @@ async fn what_was_erased_is_not_brought_over() {
     for name in ["u", "v"] {
         moving.say(&format!("chat:{name}"), "q", "a");
     }
-    context.erase_user(session("u").user()).await.unwrap();
+    context.erase_user(session("u").user(), None).await.unwrap();
     assert_eq!(context.history(&session("u")).await.unwrap().seq, 0);
     assert_eq!(begin(&context, &session("u")).await.state.seq, 0);
     let begun = begin(&context, &session("v")).await;
     context.release(&begun.claim.unwrap());
-    context.erase_session(&session("v")).await.unwrap();
+    context.erase_session(&session("v"), None).await.unwrap();
     let begun = begin(&context, &session("v")).await;
     assert_eq!((begun.state.seq, begun.state.turns.len()), (1, 0));
     assert_eq!(run(&moving.bulk("chat:{user_id}")).await, Tally { keys: 2, there: 2, ..Tally::default() });

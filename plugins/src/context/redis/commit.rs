@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use redis::Value;
-
 use super::{
     Inner,
     keys::{self, Parts, WAITING},
-    reply::{Reply, fault, seal_flow, seal_turn, unexpected},
+    reply::{Reply, seal_flow, seal_turn, unexpected},
     scripts::COMMIT,
 };
 use crate::{
-    api::{Change, Claim, Commit, FlowState, SessionState, SlotDelta, SlotValue, Turn, TurnError, Version, WaitFor},
+    api::{Change, Claim, Commit, FlowState, SessionState, SlotDelta, SlotValue, Turn, TurnError, Version},
     context::{Stored, codec},
 };
 
@@ -28,7 +26,8 @@ impl Inner {
         self.lines.settled(keys.get(WAITING)).await;
         let next = self.next(base, &commit);
         let args = self.commit_args(claim, base, &next, &commit.user_slots);
-        let mut reply = Reply::of(self.run_commit(claim, &keys, &args, commit.wait).await?)?;
+        let (reply, _) = self.run_and_wait(&COMMIT, &keys, &args, claim.key.tenant(), commit.wait).await?;
+        let mut reply = Reply::of(reply)?;
         match &*reply.bytes()? {
             b"stored" => next.stored(base, &commit.user_slots, self.limits.turns, &mut reply),
             b"repeated" => match reply.turn(&claim.key)? {
@@ -62,15 +61,6 @@ impl Inner {
         args.number(self.keep()).bytes(&keys::id(&claim.key));
         user_slots.iter().for_each(|delta| put_change(&mut args, delta));
         args
-    }
-
-    async fn run_commit(&self, claim: &Claim, keys: &Parts, args: &Parts, wait: Option<WaitFor>) -> Result<Value, TurnError> {
-        let Some(wanted) = wait else { return self.run(&COMMIT, keys, args).await };
-        let WaitFor { replicas, timeout } = wanted;
-        let waited = self.redis.run_and_wait(&COMMIT, &keys.slices(), &args.slices(), replicas, timeout).await;
-        let (reply, have) = waited.map_err(fault)?;
-        self.shortfall.note(claim.key.tenant(), wanted, have, &self.clock);
-        Ok(reply)
     }
 }
 

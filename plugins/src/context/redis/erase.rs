@@ -6,19 +6,22 @@ use super::{
     reply::Reply,
     scripts::{ERASE_SESSION, ERASE_USER},
 };
-use crate::api::{SessionKey, TurnError, UserKey};
+use crate::api::{SessionKey, TurnError, UserKey, WaitFor};
 
 impl Inner {
-    pub(super) async fn erase_session(&self, key: &SessionKey) -> Result<(), TurnError> {
+    pub(super) async fn erase_session(&self, key: &SessionKey, wait: Option<WaitFor>) -> Result<(), TurnError> {
         let mut args = self.args();
         args.number(self.keep()).stamp(fastrand::u64(1..));
-        self.run(&ERASE_SESSION, &keys::session(key), &args).await.map(drop)
+        self.run_and_wait(&ERASE_SESSION, &keys::session(key), &args, key.tenant(), wait).await.map(drop)
     }
 
-    pub(super) async fn erase_user(&self, key: &UserKey) -> Result<(), TurnError> {
+    pub(super) async fn erase_user(&self, key: &UserKey, mut wait: Option<WaitFor>) -> Result<(), TurnError> {
         let (mut keys, mut args) = (keys::user(key), first_step(self));
         loop {
-            let mut reply = Reply::of(self.run(&ERASE_USER, &keys, &args).await?)?;
+            let (reply, replicated) = self.run_and_wait(&ERASE_USER, &keys, &args, key.tenant(), wait).await?;
+            // Too slow once, they are too slow: that is said, and the other steps need not take as long each.
+            wait = wait.filter(|_| replicated);
+            let mut reply = Reply::of(reply)?;
             let (next, mut ids) = (reply.bytes()?, reply.list()?);
             if next.is_empty() && ids.is_done() {
                 return Ok(());

@@ -38,7 +38,7 @@ use self::{
 };
 use super::{BeginRequest, Limits, Store, StoreBegin, Stored};
 use crate::{
-    api::{BoxFuture, Claim, Clock, Commit, Meters, SessionKey, SessionState, Step, Turn, TurnError, UserKey, Version},
+    api::{BoxFuture, Claim, Clock, Commit, Meters, SessionKey, SessionState, Step, Tenant, Turn, TurnError, UserKey, Version, WaitFor},
     redis::{Health, Listener, Redis, Script},
 };
 
@@ -72,6 +72,25 @@ impl RedisStore {
 impl Inner {
     async fn run(&self, script: &Script, keys: &Parts, args: &Parts) -> Result<Value, TurnError> {
         self.redis.run(script, &keys.slices(), &args.slices()).await.map_err(fault)
+    }
+
+    /// The same for a tenant that may want it on replicas. Says whether they have it in time; if not, that is noted.
+    async fn run_and_wait(
+        &self,
+        script: &Script,
+        keys: &Parts,
+        args: &Parts,
+        tenant: &Tenant,
+        wait: Option<WaitFor>,
+    ) -> Result<(Value, bool), TurnError> {
+        let Some(wanted) = wait else { return Ok((self.run(script, keys, args).await?, true)) };
+        let WaitFor { replicas, timeout } = wanted;
+        let waited = self.redis.run_and_wait(script, &keys.slices(), &args.slices(), replicas, timeout).await;
+        let (reply, have) = waited.map_err(fault)?;
+        if have < replicas {
+            self.shortfall.note(tenant, wanted, have, &self.clock);
+        }
+        Ok((reply, have >= replicas))
     }
 
     /// Arguments that begin with the time, as every script's do.
@@ -190,12 +209,12 @@ impl Store for RedisStore {
         Box::pin(self.0.import(claim, turns))
     }
 
-    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
-        Box::pin(self.0.erase_session(key))
+    fn erase_session<'a>(&'a self, key: &'a SessionKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
+        Box::pin(self.0.erase_session(key, wait))
     }
 
-    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
-        Box::pin(self.0.erase_user(key))
+    fn erase_user<'a>(&'a self, key: &'a UserKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
+        Box::pin(self.0.erase_user(key, wait))
     }
 
     fn queued(&self) -> usize {

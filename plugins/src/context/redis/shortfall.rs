@@ -1,4 +1,4 @@
-//! Turns that too few replicas have: stored, and told of.
+//! Turns and erasures that too few replicas have: stored and done, and told of.
 
 use prometheus::IntCounterVec;
 
@@ -9,7 +9,7 @@ use crate::{
 
 const SHORT: Family = Family {
     name: "fengda_redis_wait_short_total",
-    help: "Turns that were stored, but not on as many replicas in time as their tenant wants.",
+    help: "Turns that were stored, and erasures that were done, but not on as many replicas in time as their tenant wants.",
     labels: &["tenant"],
 };
 
@@ -24,11 +24,8 @@ impl Shortfall {
         Self { short: meters.counter(SHORT), reports: Throttle::default() }
     }
 
-    /// Takes note of a turn that so many replicas have. Operators hear of it once a second at most.
+    /// Takes note of what so many replicas have. Operators hear of it once a second at most.
     pub(super) fn note(&self, tenant: &Tenant, wanted: WaitFor, have: u32, clock: &Clock) {
-        if have >= wanted.replicas {
-            return;
-        }
         self.short.with_label_values(&[tenant.name()]).inc();
         if let Some(left_out) = self.reports.pass(clock) {
             Incident::ReplicasShort { tenant: tenant.name(), wanted: wanted.replicas, have, left_out }.log();

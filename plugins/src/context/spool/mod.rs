@@ -34,7 +34,7 @@ use super::{ContextConfig, OpenError, Store, cache::SessionCache};
 use crate::api::{Begun, Claim, Clock, Commit, Incident, Meters, SessionKey, Tenant, TurnError};
 
 /// How long the disk may take to keep a turn.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// Most jobs that wait for the writer; more wait for room.
 const MAX_JOBS: usize = 1024;
 

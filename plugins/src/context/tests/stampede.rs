@@ -124,7 +124,7 @@ async fn an_erasure_is_not_undone_by_a_load_under_way() {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), read).await.expect("the load has read the disk");
-    o.context.erase_session(&key).await.unwrap();
+    o.context.erase_session(&key, None).await.unwrap();
     readers(&mut after, 10, &o, &key).await;
     drop(closed);
     before.join_all().await.into_iter().for_each(|turns| assert!(turns.is_ok()));

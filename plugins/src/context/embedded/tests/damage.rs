@@ -99,7 +99,7 @@ async fn what_is_damaged_can_be_erased() {
     for place in d.places() {
         d.put(&place, b"damaged");
     }
-    d.s.store().erase_user(d.key.user()).await.unwrap();
+    d.s.store().erase_user(d.key.user(), None).await.unwrap();
     assert_eq!(d.s.state(&d.key).await.seq, 0);
     assert_eq!(d.s.turn(&d.key, "m1").await.turn.seq, 1);
 }

@@ -42,7 +42,7 @@ async fn a_commit_waits_for_one_step_of_an_erasure_at_most() {
 
     let mut held = gate(&store);
     let mut batches = held.reached().await;
-    let mut erasure = store.erase_user(old.key.user());
+    let mut erasure = store.erase_user(old.key.user(), None);
     begun(&mut erasure).await;
     let mut steps = 0;
     loop {
@@ -103,7 +103,7 @@ async fn a_second_erasure_of_a_user_erases_what_came_after_the_first() {
     s.turn(&key, "m1").await;
     let mut held = gate(&store);
     held.reached().await;
-    let (mut first, mut second) = (store.erase_user(key.user()), store.erase_user(key.user()));
+    let (mut first, mut second) = (store.erase_user(key.user(), None), store.erase_user(key.user(), None));
     begun(&mut first).await;
     let mut between = gate(&store);
     drop(held);
@@ -127,8 +127,8 @@ async fn marks_of_erasure_go_when_they_say_nothing_any_more_and_survive_a_restar
     let before = Arc::new(open(dir.path(), Durability::Os, &clock));
     let s = Subject::new(before.clone(), clock.clone(), ());
     s.turn(&session("a"), "m1").await;
-    before.erase_user(session("a").user()).await.unwrap();
-    before.erase_session(&user("bank", "other").session("a").unwrap()).await.unwrap();
+    before.erase_user(session("a").user(), None).await.unwrap();
+    before.erase_session(&user("bank", "other").session("a").unwrap(), None).await.unwrap();
     drop((s, before));
 
     let store = open(dir.path(), Durability::Os, &clock);

@@ -112,7 +112,7 @@ async fn turns_that_fall_out_leave_the_disk() {
     clock.advance(LIMITS.keep);
     s.turn(&session("a"), "m1").await;
     assert_eq!(turns(), 1, "a session that begins anew leaves nothing of the expired one");
-    s.store().erase_session(&session("a")).await.unwrap();
+    s.store().erase_session(&session("a"), None).await.unwrap();
     assert_eq!(turns(), 0);
 }
 

@@ -275,8 +275,8 @@ async fn what_is_damaged_can_be_erased() {
                 d.send::<()>("DEL", &[&d.name(*key)]);
                 d.send::<()>(kind, &[&d.name(*key), b"x"]);
             }
-            d.s.store().erase_session(&d.key).await.unwrap();
-            d.s.store().erase_user(d.key.user()).await.unwrap();
+            d.s.store().erase_session(&d.key, None).await.unwrap();
+            d.s.store().erase_user(d.key.user(), None).await.unwrap();
             assert!(d.s.state(&d.key).await.turns.is_empty(), "{which:?}");
             assert_eq!(d.s.turn(&d.key, "m1").await.state.turns.len(), 1);
             super::all_expire(shared(), d.key.user());

@@ -71,8 +71,8 @@ async fn a_turn_whose_claim_a_failover_lost_is_taken_if_nothing_came_between() {
         match between {
             "claim" => drop(second.claim(&key, "m2").await),
             "turn" => drop(second.turn(&key, "m2").await),
-            "erasure" => second.store().erase_session(&key).await.unwrap(),
-            "user's erasure" => second.store().erase_user(key.user()).await.unwrap(),
+            "erasure" => second.store().erase_session(&key, None).await.unwrap(),
+            "user's erasure" => second.store().erase_user(key.user(), None).await.unwrap(),
             _ => held.until = soon,
         }
         let done = first.store().commit(&held, &base, commit("m1")).await;
@@ -112,13 +112,13 @@ async fn what_was_begun_before_an_erasure_is_told_by_the_epoch() {
         first.turn(key, "m1").await;
     }
     assert_eq!(epochs().await, [0; 3]);
-    first.store().erase_session(&a).await.unwrap();
-    first.store().erase_session(&absent).await.unwrap();
+    first.store().erase_session(&a, None).await.unwrap();
+    first.store().erase_session(&absent, None).await.unwrap();
     let [of_a, of_b, of_absent] = epochs().await;
     assert!(of_a != 0 && of_b == 0 && of_absent != 0);
     assert_eq!(first.turn(&a, "m2").await.state.epoch, of_a);
     assert_eq!(epochs().await, [of_a, 0, of_absent], "a turn changes none");
-    first.store().erase_user(a.user()).await.unwrap();
+    first.store().erase_user(a.user(), None).await.unwrap();
     let [after_a, after_b, after_absent] = epochs().await;
     assert!(after_a != of_a && after_b != 0 && after_absent != of_absent);
     first.turn(&b, "m2").await;
@@ -145,7 +145,7 @@ async fn what_expires_during_a_turn_is_there_until_its_end() {
     let s = Subject::new(Arc::new(store(server, limits, &Clock::system()).await), Clock::system(), ()).apart();
     let key = s.session("a");
     let begun = s.clock().now();
-    s.store().erase_user(key.user()).await.unwrap(); // so that the turn is of an epoch
+    s.store().erase_user(key.user(), None).await.unwrap(); // so that the turn is of an epoch
     s.turn(&key, "m1").await;
     let (claim, base) = s.claim(&key, "m2").await;
     assert_eq!(base.seq, 1);
@@ -169,7 +169,7 @@ async fn an_erased_user_leaves_no_words() {
         s.store().commit(&claim, &base, Commit { user_slots: vec![slot], ..commit("m1") }).await.unwrap();
     }
     let (held, base) = other.claim(&user.session("7").unwrap(), "m2").await;
-    s.store().erase_user(&user).await.unwrap();
+    s.store().erase_user(&user, None).await.unwrap();
     let left = present_words(&server, &user);
     assert_eq!(left, Vec::<String>::new());
     assert_eq!(other.store().commit(&held, &base, commit("m2")).await.unwrap_err(), TurnError::ClaimLost);
@@ -210,7 +210,7 @@ async fn a_session_that_was_erased_is_known_as_that_for_as_long_as_a_turn_from_b
     let left = |which| send::<i64>(shared(), "PTTL", &[keys::session(&key).get(which)]);
     s.turn(&key, "m1").await;
     s.clock().advance(LIMITS.keep - Duration::from_secs(1));
-    s.store().erase_session(&key).await.unwrap();
+    s.store().erase_session(&key, None).await.unwrap();
     let epoch = s.state(&key).await.epoch;
     let (claim, base) = s.claim(&key, "m2").await;
     s.clock().advance(Duration::from_secs(2));
@@ -218,7 +218,7 @@ async fn a_session_that_was_erased_is_known_as_that_for_as_long_as_a_turn_from_b
     assert_eq!((expired.seq, expired.epoch, epoch != 0), (0, epoch, true));
     assert!(left(SESSION) > 3_500_000, "{}", left(SESSION));
     assert_eq!(s.store().commit(&claim, &base, commit("m2")).await.unwrap().turn.seq, 2, "it began before");
-    s.store().erase_session(&key).await.unwrap();
+    s.store().erase_session(&key, None).await.unwrap();
     s.clock().advance(LIMITS.keep);
     assert_eq!(s.turn(&key, "m3").await.turn.seq, 1);
 }
@@ -228,9 +228,9 @@ async fn a_session_that_is_erased_long_after_its_user_does_not_outlive_it() {
     let s = standalone().await;
     let key = s.session("a");
     let names = keys::session(&key);
-    s.store().erase_user(key.user()).await.unwrap();
+    s.store().erase_user(key.user(), None).await.unwrap();
     send::<()>(shared(), "PEXPIRE", &[names.get(USER), b"5000"]); // as much later
-    s.store().erase_session(&key).await.unwrap();
+    s.store().erase_session(&key, None).await.unwrap();
     let [user, session] = [USER, SESSION].map(|which| send::<i64>(shared(), "PTTL", &[names.get(which)]));
     assert!(user >= session, "{user} {session}");
 }

@@ -1,4 +1,4 @@
-//! Turns that are to be on replicas before they count as stored.
+//! What is to be on replicas before it counts as stored, or as erased.
 
 use std::{sync::Arc, time::Duration};
 
@@ -74,4 +74,47 @@ async fn a_turn_that_waits_for_replicas_for_as_long_as_it_may_is_stored_and_not_
     let committed = context.commit(&begun, Commit { wait, ..commit("m1") }).await.unwrap();
     assert!(matches!(committed, Committed::Stored(_)), "{committed:?}");
     assert_eq!(short(&meters), 1.0);
+}
+
+#[tokio::test]
+async fn an_erasure_is_on_so_many_replicas_when_it_is_done() {
+    let (server, meters) = (Server::start(), Meters::default());
+    let replica = server.replica();
+    let s = subject(&server, &meters).await;
+    let one = Some(WaitFor { replicas: 1, timeout: Duration::from_secs(5) });
+    let has_words = |key: &SessionKey| send::<u64>(&replica, "EXISTS", &[keys::session(key).get(3)]) == 1;
+    for _ in 0..10 {
+        let sessions = ["a", "b", "c"].map(|id| s.session(id));
+        for key in &sessions {
+            turn(&s, key, "m", one).await;
+        }
+        s.store().erase_session(&sessions[0], one).await.unwrap();
+        assert_eq!(sessions.each_ref().map(has_words), [false, true, true], "no sooner");
+        s.store().erase_user(sessions[0].user(), one).await.unwrap();
+        assert_eq!(sessions.each_ref().map(has_words), [false; 3], "no sooner");
+    }
+    assert_eq!(short(&meters), 0.0);
+}
+
+#[tokio::test]
+async fn an_erasure_that_too_few_replicas_have_in_time_is_done_and_counted_once() {
+    let (server, meters) = (Server::start(), Meters::default());
+    let replica = server.replica();
+    let s = subject(&server, &meters).await;
+    let (key, other) = (s.session("a"), s.session("b"));
+    for key in [&key, &other] {
+        turn(&s, key, "m", None).await;
+    }
+    replica.pause();
+    let one = Some(WaitFor { replicas: 1, timeout: Duration::from_millis(50) });
+    s.store().erase_session(&key, one).await.unwrap();
+    assert_eq!(short(&meters), 1.0);
+    s.store().erase_user(key.user(), one).await.unwrap();
+    assert_eq!(short(&meters), 2.0, "however many steps it takes");
+    s.store().erase_user(key.user(), None).await.unwrap();
+    assert_eq!(short(&meters), 2.0, "nobody asked for it");
+    for key in [&key, &other] {
+        assert_eq!(s.claim(key, "next").await.1.turns.len(), 0);
+    }
+    replica.resume();
 }

@@ -145,9 +145,9 @@ async fn what_was_erased_meanwhile_is_not_stored() {
     for key in [&here, &there, &kept] {
         gateway.turn(key, "m2").await;
     }
-    other.context().erase_session(&here).await.unwrap();
-    other.context().erase_user(there.user()).await.unwrap();
-    assert!(gateway.context().erase_session(&kept).await.is_err(), "nothing is erased that the store has");
+    other.context().erase_session(&here, None).await.unwrap();
+    other.context().erase_user(there.user(), None).await.unwrap();
+    assert!(gateway.context().erase_session(&kept, None).await.is_err(), "nothing is erased that the store has");
     gateway.reach.cut(0);
     gateway.settled().await;
     for (key, ids) in [(&here, &[][..]), (&there, &[]), (&kept, &["m1", "m2"])] {
@@ -186,7 +186,7 @@ async fn an_erasure_by_the_same_gateway_takes_the_words_from_its_disk() {
     }
     let holds = |words: &str| std::fs::read(gateway.spool_folder().join("waiting")).unwrap().windows(11).any(|w| w == words.as_bytes());
     assert!(holds("secret of u") && holds("secret of v"));
-    gateway.context().erase_user(keys[0].user()).await.unwrap();
+    gateway.context().erase_user(keys[0].user(), None).await.unwrap();
     assert!(!holds("secret of u") && holds("secret of v"));
     assert_eq!((gateway.waiting(), gateway.outcomes("discarded")), (1, 1.0));
     claimed.iter().for_each(|begun| other.context().release(begun.claim.as_ref().unwrap()));
@@ -208,7 +208,7 @@ async fn an_erasure_takes_words_from_the_disk_that_wait_no_longer() {
     gateway.turn(&stored, "m3").await;
     assert_eq!(gateway.waiting(), 1);
     let holds = || std::fs::read(gateway.spool_folder().join("waiting")).unwrap().windows(6).any(|w| w == b"secret");
-    gateway.context().erase_user(stored.user()).await.unwrap();
+    gateway.context().erase_user(stored.user(), None).await.unwrap();
     assert!(!holds() && gateway.waiting() == 1);
     other.context().release(held.claim.as_ref().unwrap());
 }
@@ -234,7 +234,7 @@ async fn a_turn_that_the_store_refuses_is_put_aside_for_good_and_keeps_nobody() 
     let refused = || std::fs::read(gateway.spool_folder().join("refused")).unwrap();
     assert!(refused().windows(6).any(|w| w == b"a same"));
     // It is the user's all the same.
-    gateway.context().erase_user(key.user()).await.unwrap();
+    gateway.context().erase_user(key.user(), None).await.unwrap();
     assert!(refused().is_empty());
 }
 
@@ -246,7 +246,7 @@ async fn what_waits_of_an_erased_conversation_is_not_shown_to_the_next_one() {
     gateway.turn(&key, "m1").await;
     gateway.reach.cut(FOREVER);
     gateway.turn(&key, "m2").await;
-    other.context().erase_session(&key).await.unwrap();
+    other.context().erase_session(&key, None).await.unwrap();
     // The store is back, but another turn keeps what waits from being looked at, until it is away again.
     let held = other.begin(&key, "long").await;
     gateway.reach.cut(0);

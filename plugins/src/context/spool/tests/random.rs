@@ -92,7 +92,7 @@ impl Run {
 
     async fn erase(&mut self, g: usize, s: usize) {
         let (context, key) = (self.gateways[g].context(), &self.keys[s]);
-        let erased = if self.rng.bool() { context.erase_session(key).await } else { context.erase_user(key.user()).await };
+        let erased = if self.rng.bool() { context.erase_session(key, None).await } else { context.erase_user(key.user(), None).await };
         assert!(matches!(erased, Ok(()) | Err(TurnError::Unavailable(_))));
     }
 

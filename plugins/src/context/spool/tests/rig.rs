@@ -13,7 +13,7 @@ use std::{
 use crate::{
     api::{
         Begin, BeginTurn, Begun, BoxFuture, Change, Claim, Clock, Commit, Committed, Meters, SessionKey, SessionState, SlotDelta, Step,
-        Turn, TurnError, TurnPhase, UserKey,
+        Turn, TurnError, TurnPhase, UserKey, WaitFor,
     },
     context::{
         BeginRequest, Context, ContextConfig, Durability, Limits, SpoolConfig, Store, StoreBegin, Stored,
@@ -131,17 +131,17 @@ impl Store for Reach {
         Box::pin(self.through(self.shared.inner.import(claim, turns)))
     }
 
-    fn erase_session<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<(), TurnError>> {
+    fn erase_session<'a>(&'a self, key: &'a SessionKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
         Box::pin(self.through(async move {
             self.shared.erased(key.as_bytes());
-            self.shared.inner.erase_session(key).await
+            self.shared.inner.erase_session(key, wait).await
         }))
     }
 
-    fn erase_user<'a>(&'a self, key: &'a UserKey) -> BoxFuture<'a, Result<(), TurnError>> {
+    fn erase_user<'a>(&'a self, key: &'a UserKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
         Box::pin(self.through(async move {
             self.shared.erased(key.as_bytes());
-            self.shared.inner.erase_user(key).await
+            self.shared.inner.erase_user(key, wait).await
         }))
     }
 
