@@ -46,8 +46,10 @@ pub(super) struct Raw {
     /// The directory of the stored conversations and the tenants' logs; made if it is not there.
     pub(super) data: PathBuf,
     /// TLS on `listen`. Clients connect in the clear if absent.
+    #[serde(deserialize_with = "some")]
     pub(super) tls: Option<Tls>,
     /// Serving threads: 1 to 512. One for each core if absent.
+    #[serde(deserialize_with = "some")]
     pub(super) threads: Option<usize>,
     /// A page to chat in at `/`, for trying it out: demo tenants, from this machine.
     pub(super) try_page: bool,
@@ -170,8 +172,10 @@ impl Default for Log {
 #[schemars(extend("required" = ["cert", "key"]))]
 pub(super) struct Tls {
     /// The server's own certificate and then the others of its chain. Required.
+    #[serde(deserialize_with = "some")]
     pub(super) cert: Option<String>,
     /// The private key of the first certificate, not encrypted. Required.
+    #[serde(deserialize_with = "some")]
     pub(super) key: Option<Secret>,
 }
 
@@ -243,6 +247,7 @@ impl<'de> Deserialize<'de> for Entry {
 #[schemars(extend("required" = ["flow", "keys"]))]
 pub(super) struct Tenant {
     /// The script.
+    #[serde(deserialize_with = "some")]
     #[schemars(with = "String")]
     pub(super) flow: Option<PathBuf>,
     /// The keys of its tokens, at least one; several while they are rolled.
@@ -256,19 +261,29 @@ pub(super) struct Tenant {
     #[schemars(with = "Option<schema::Plugins>")]
     pub(super) plugins: BTreeMap<String, Value>,
     /// What the script logs; no other tenant's lines get in. In `logs/<tenant>.log` of the data directory if absent.
+    #[serde(deserialize_with = "some")]
     pub(super) log: Option<PathBuf>,
     /// How many of its requests may be in flight: 1 to 1000000. Bounded by fairness among tenants alone if absent.
+    #[serde(deserialize_with = "some")]
     pub(super) in_flight: Option<usize>,
     /// The keys under which an older deployment has the tenant's conversations, such as `chat:{user_id}` or
     /// `chat:{user_id}:{session_id}`: each is brought over at its user's first contact. None are if absent.
+    #[serde(deserialize_with = "some")]
     pub(super) import: Option<String>,
     /// Replicas of `store.redis` that must have a turn before its answer is called stored, and an erasure before it is called done. None are
     /// waited for if absent.
+    #[serde(deserialize_with = "some")]
     pub(super) wait: Option<Wait>,
     /// What one turn of the script may use.
     #[serde(deserialize_with = "or_default")]
     #[schemars(with = "Option<FlowLimits>")]
     pub(super) flow_limits: FlowLimits,
+}
+
+/// A key that may be left out. One that is there with nothing in it is not left out: a section has its defaults then, anything else is
+/// refused.
+fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(d).map(Some)
 }
 
 /// A section whose keys are all commented out is there with nothing in it; that means its default.

@@ -34,8 +34,11 @@ pub(super) fn reword(said: &str, hidden: bool) -> Wording {
     value(format!("expected {wanted}, found {}", plain_found(found)), unit(wanted, found))
 }
 
-/// What to add to a bare number where one with a unit is wanted.
+/// What to add to a bare number where one with a unit is wanted, or to a key that was left empty.
 fn unit(wanted: &str, found: &str) -> Option<String> {
+    if found == "unit value" {
+        return Some("fill it in, or remove the key".to_owned());
+    }
     let number = found.strip_prefix("integer `").and_then(|n| n.strip_suffix('`'));
     let number = number.or_else(|| found.strip_prefix("string \"").and_then(|n| n.strip_suffix('"')))?;
     let bare = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());

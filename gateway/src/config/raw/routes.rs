@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, or_default};
+use super::{Entry, or_default, some};
 use crate::config::units::{self, DurationText, SizeText};
 
 #[derive(Deserialize, Default, JsonSchema)]
@@ -13,6 +13,7 @@ use crate::config::units::{self, DurationText, SizeText};
 #[schemars(extend("required" = ["path"]))]
 pub(in crate::config) struct Route {
     /// Of the URL, as `/v1/chat`; one that ends in `/` takes everything below it too.
+    #[serde(deserialize_with = "some")]
     #[schemars(with = "String")]
     pub(in crate::config) path: Option<String>,
     /// Whether its chain need not prove who a request is from. Never with a flow or history.
@@ -21,14 +22,18 @@ pub(in crate::config) struct Route {
     #[schemars(with = "Vec<Entry>")]
     pub(in crate::config) chain: Vec<Option<Entry>>,
     /// The tenant's script answers; its `nlp.answer` asks this upstream.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) flow: Option<String>,
     /// The stored conversation answers.
     pub(in crate::config) history: bool,
     /// Requests are passed on to this upstream, which speaks `http`. The keys below are for such a route.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) upstream: Option<String>,
     /// Changes to the path.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) rewrite: Option<Rewrite>,
     /// Whose name the upstream gets as `Host`: what the client said (the default), or its own.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) host: Option<Host>,
     /// Largest request body: up to 1024GiB, 1GiB by default; it is passed on as it comes. `limits.body` is for the other routes.
     #[serde(deserialize_with = "units::some_size")]
@@ -40,12 +45,16 @@ pub(in crate::config) struct Route {
     #[schemars(with = "Option<DurationText>")]
     pub(in crate::config) body_deadline: Option<Duration>,
     /// Whether `X-Forwarded-*` come from a proxy of one's own, and are added to. False by default: they are replaced.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) trust_forwarded: Option<bool>,
     /// Changes to the request's header fields.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) request_headers: Option<Headers>,
     /// Changes to the response's header fields.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) response_headers: Option<Headers>,
     /// Which pages of other origins may use it. None if absent.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) cors: Option<Cors>,
 }
 
@@ -86,6 +95,7 @@ pub(in crate::config) struct Cors {
     #[schemars(with = "Vec<String>")]
     pub(in crate::config) origins: Vec<Option<String>>,
     /// That pages may use. Those of the route's target if absent.
+    #[serde(deserialize_with = "some")]
     #[schemars(with = "Option<Vec<String>>")]
     pub(in crate::config) methods: Option<Vec<Option<String>>>,
     /// The request's header fields that pages may set.

@@ -6,7 +6,7 @@ use fengda_plugins::api::Secret;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::or_default;
+use super::{or_default, some};
 use crate::config::{
     types::Durability,
     units::{DurationText, Percent, SizeText},
@@ -16,10 +16,13 @@ use crate::config::{
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Store {
     /// The store in the data directory, of this gateway alone; the default.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) embedded: Option<Embedded>,
     /// A store that many gateways share. Instead of `embedded`.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) redis: Option<Redis>,
     /// Where the conversations of an older deployment are, for tenants with `import`. In `redis` if absent.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) import: Option<Import>,
     /// Conversations held in memory; the rest is read from the store when its user comes back.
     #[serde(deserialize_with = "or_default")]
@@ -49,6 +52,7 @@ impl Default for Embedded {
 pub(in crate::config) struct Redis {
     /// Where it is: `redis://host:6379`, `rediss://user:password@host:6380/0` with TLS. This or `servers`.
     // Maybe with a password in it.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) url: Option<Secret>,
     /// Nodes of a cluster, or sentinels, that are asked first, as `redis-1:6379`: 1 to 64.
     #[schemars(with = "Vec<String>")]
@@ -56,12 +60,16 @@ pub(in crate::config) struct Redis {
     /// Whether it is a Redis Cluster.
     pub(in crate::config) cluster: bool,
     /// The name under which sentinels know the server; `url` or `servers` are the sentinels then.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) sentinel: Option<String>,
     /// The ACL user, unless `url` names it.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) username: Option<String>,
     /// That user's password, or the server's, unless `url` has it.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) password: Option<Secret>,
     /// TLS for `servers`, or to trust others than the machine does; `{}` is plain TLS.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) tls: Option<RedisTls>,
     /// How long a command may take: 10ms to 3s. Then the store counts as out of reach.
     #[serde(with = "DurationText")]
@@ -92,6 +100,7 @@ impl Default for Redis {
 pub(in crate::config) struct Import {
     /// The Redis that has them, as in `redis`. In `redis` itself if absent.
     // Maybe with a password in it.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) url: Option<Secret>,
     /// Whether it is a Redis Cluster.
     pub(in crate::config) cluster: bool,
@@ -112,10 +121,13 @@ impl Default for Import {
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct RedisTls {
     /// A file in PEM form with the certificates to trust instead of the machine's.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) ca: Option<String>,
     /// The certificate that the gateway shows, with the others of its chain after it, if Redis asks for one.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) cert: Option<String>,
     /// The private key of that certificate, not encrypted.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) key: Option<Secret>,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::or_default;
+use super::{or_default, some};
 use crate::config::{
     Eject,
     units::{self, DurationText, SizeText},
@@ -16,6 +16,7 @@ use crate::config::{
 #[schemars(extend("required" = ["protocol"]))]
 pub(in crate::config) struct Upstream {
     /// What it speaks: `demo` is built in, `answer` is a model behind `POST /v1/answer`, `http` an application.
+    #[serde(deserialize_with = "some")]
     #[schemars(with = "String", extend("enum" = ["demo", "answer", "http"]))]
     pub(in crate::config) protocol: Option<String>,
     /// Where it is, as `http://127.0.0.1:9000` or `https://app.internal`: a scheme, a host, a port. 1 to 64.
@@ -23,6 +24,7 @@ pub(in crate::config) struct Upstream {
     pub(in crate::config) endpoints: Vec<Option<String>>,
     /// A file in PEM form with the certificates to trust for `https://`, instead of the machine's.
     // After `keys::read_authorities` the text of that file.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) ca: Option<String>,
     /// Which endpoint gets a call: each in turn, or the same for one user, session, header field or cookie.
     #[serde(deserialize_with = "serde_yaml::with::singleton_map::deserialize")]
@@ -32,6 +34,7 @@ pub(in crate::config) struct Upstream {
     #[schemars(with = "Option<Eject>")]
     pub(in crate::config) eject: Eject,
     /// The path to post to; of `answer`, where it is `/v1/answer` by default.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) path: Option<String>,
     /// How long it may take for what.
     #[serde(deserialize_with = "or_default")]

@@ -35,7 +35,7 @@ fn half_a_certificate_and_logs_over_it_are_refused() {
     expect("tls: {key: \"-----BEGIN\"}\n", &["2:1: `tls` needs a `cert` and a `key`"]);
     expect("tls: {cert: a.pem, kye: b.pem}\n", &["2:13: the key file `", "2:20: unknown key `kye`; did you mean `key`?"]);
     expect("tls: {cert: a.pem, key: [b]}\n", &["2:13: the key file `", "2:20: expected a secret as text"]);
-    expect("tls:\n", &[]);
+    expect("tls:\n", &["2:1: `tls` needs a `cert` and a `key`"]);
     let text =
         format!("tls: {{cert: {}, key: {}}}\n{}", pki("first.pem"), pki("first-key.pem"), TENANT.replace("keys:", "log: LOG, keys:"));
     for (name, what) in [("first.pem", "the certificate"), ("first-key.pem", "the certificate's key")] {

@@ -53,7 +53,7 @@ fn several_servers_are_a_cluster_or_sentinels() {
 #[test]
 fn there_is_one_store_and_one_place_of_it() {
     expect("store: {embedded: {durability: os}, redis: {url: redis://a}}\n", &["2:37: `redis` and `embedded` are two stores"]);
-    expect("store: {embedded: , redis: {url: redis://a}}\n", &[]);
+    expect("store: {embedded: , redis: {url: redis://a}}\n", &["2:21: `redis` and `embedded` are two stores"]);
     wrong("{timeout: 1s}", &["2:9: `redis` needs a `url`, or `servers` | such as `redis://127.0.0.1:6379`"]);
     wrong("{url: redis://a, servers: [\"b:1\"]}", &["2:33: `url` and `servers` both say where Redis is"]);
     wrong("{url: redis://u:p@a, username: u, password: p}", &["2:47: `username` is in `url` too", "2:60: `password` is in `url` too"]);
@@ -118,11 +118,29 @@ fn only_redis_has_replicas_to_wait_for() {
     let wait = |wait: &str| dir.parse(&format!("{}{redis}", tenant(wait)), &[]).unwrap().tenants[0].wait;
     assert_eq!(wait("{}"), Some(Wait { replicas: 1, timeout: Duration::from_millis(100) }));
     assert_eq!(wait("{replicas: 2, timeout: 50ms}"), Some(Wait { replicas: 2, timeout: Duration::from_millis(50) }));
-    assert_eq!(wait("~"), None);
     let found = problems_with(&format!("{}{redis}", tenant("{replicas: 0, timeout: 501ms}")), &[]);
     assert!(found[0].contains("must be 1 to 16") && found[1].contains("must be 1ms to 500ms"), "{found:?}");
     let found = problems_with(&tenant("{}"), &[]);
     assert!(found.len() == 1 && found[0].contains("`wait` is for replicas of `store.redis` | remove it"), "{found:?}");
+}
+
+#[test]
+fn what_is_there_with_nothing_in_it_is_there() {
+    expect("store:\n  redis:\n", &["3:3: `redis` needs a `url`, or `servers`"]);
+    expect("store: {redis: ~}\n", &["2:16: `redis` needs a `url`, or `servers`"]);
+    expect("store:\n  import:\n", &["3:3: `import` needs a `url`: the store is `embedded`"]);
+    assert!(redis("{servers: [\"a:1\"], tls: }", &[]).tls.is_some(), "not in the clear");
+    let filled = "fill it in, or remove the key";
+    expect(
+        "store: {redis: {url: redis://a, password: }}\n",
+        &[&format!("2:33: expected a secret as text, in quotes if it looks like a number, found nothing | {filled}")],
+    );
+    expect("threads:\n", &[&format!("2:1: expected a whole number from 0, found nothing | {filled}")]);
+    let of_tenant = |key: &str| problems_with(&TENANT.replace("keys:", &format!("{key}: , keys:")), &[]);
+    assert!(of_tenant("wait")[0].contains("`wait` is for replicas of `store.redis`"), "{:?}", of_tenant("wait"));
+    assert!(of_tenant("import")[0].contains(&format!("expected text, found nothing | {filled}")), "{:?}", of_tenant("import"));
+    // All of these have defaults, none of which is changed.
+    expect("store: {embedded: , cache: , history: }\nlimits:\nlog:\n", &[]);
 }
 
 #[test]
