@@ -68,8 +68,18 @@ async fn turn(context: &Context, key: &SessionKey, id: u64) {
     let message_id: Text = format!("message-{id}").into();
     let begun = begin(context, key, &message_id).await;
     let (q, a) = words();
-    let commit =
-        Commit { message_id, q, a, fallback: false, handoff: false, slots: Vec::new(), user_slots: Vec::new(), journal: None, wait: None };
+    let commit = Commit {
+        message_id,
+        q,
+        a,
+        at: Clock::system().now(),
+        fallback: false,
+        handoff: false,
+        slots: Vec::new(),
+        user_slots: Vec::new(),
+        journal: None,
+        wait: None,
+    };
     context.commit(&begun, commit).await.expect("committed");
 }
 

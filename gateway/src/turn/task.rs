@@ -149,6 +149,7 @@ impl Task {
             message_id: message_id.clone(),
             q: q.clone(),
             a: text.clone(),
+            at: self.gateway.clock.now(),
             fallback,
             handoff,
             slots,

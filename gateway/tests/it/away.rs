@@ -8,15 +8,15 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::{
-    client::{self, PATIENCE},
+    client::{self, PATIENCE, until},
     harness::{Gateway, Site},
     model::Model,
     process::{Process, message, token},
 };
 
-/// A Redis that has its data when it is started again.
+/// A Redis that has its data when it is killed and started again, also on a busy disk.
 fn lasting() -> Server {
-    Server::with(&["appendonly yes"])
+    Server::with(&["appendonly yes", "appendfsync always"])
 }
 
 /// What a client is told of a turn.
@@ -111,6 +111,24 @@ async fn a_store_that_lost_turns_it_had_acknowledged_shows_a_gap() {
     let answer = gateway.say("alpha", "u", json!({ "query": "q", "last_seq": seq + 5 })).await.json();
     assert_eq!((&answer["gap"], &answer["stored"], &answer["seq"]), (&json!(true), &json!(true), &json!(2)));
     assert_eq!(gateway.metric("fengda_context_gaps_total{tenant=\"alpha\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn turns_that_waited_do_not_hide_that_the_store_lost_others() {
+    let redis = Server::start(); // it has nothing when it is started again
+    let gateway = Site::new().redis(&redis).start();
+    let seq = until_stored(&gateway, "u").await;
+    redis.kill();
+    // As many as were stored, so that the numbers are the same after.
+    for n in 0..seq {
+        assert_eq!(gateway.ask("alpha", "u", &format!("away {n}")).await["stored"], false);
+    }
+    redis.restart();
+    until("they are stored", async || gateway.history("GET", "alpha", "u", "").await.status == 200).await;
+    let answer = gateway.say("alpha", "u", json!({ "query": "q", "last_seq": seq })).await.json();
+    assert_eq!((&answer["seq"], &answer["stored"], &answer["gap"]), (&json!(seq + 1), &json!(true), &json!(true)));
+    assert_eq!(gateway.ask("alpha", "u", "q").await["gap"], Value::Null, "it is said once");
+    assert_eq!(gateway.metric("fengda_spool_gaps_total{tenant=\"alpha\"}").await, 1.0);
 }
 
 #[tokio::test]

@@ -59,6 +59,17 @@ pub enum Incident<'a> {
         /// How many have waited.
         waited: usize,
     },
+    /// The store is back without turns that it had acknowledged; turns that waited for it have taken their numbers. At most one line a second; the next one counts those left out.
+    TurnsLost {
+        /// Whose conversation.
+        tenant: &'a str,
+        /// The newest turn that it had acknowledged.
+        acknowledged: u64,
+        /// The newest turn that it still had.
+        stored: u64,
+        /// Such conversations since the last line that got none.
+        left_out: u64,
+    },
     /// Of the turns that an earlier process left to wait, not all can be stored. What is there of the others is in `data/spool/refused`.
     SpoolDamaged {
         /// Bytes that cannot be read.
@@ -92,7 +103,8 @@ impl Incident<'_> {
             | Self::ReplicasShort { .. }
             | Self::ImportMissed { .. }
             | Self::LimitsAlone { .. }
-            | Self::StoreAway { .. } => Level::Warn,
+            | Self::StoreAway { .. }
+            | Self::TurnsLost { .. } => Level::Warn,
             Self::LimitsTogether | Self::StoreBack { .. } => Level::Info,
         }
     }

@@ -28,7 +28,8 @@ pub struct Turn {
     pub q: Text,
     /// The answer.
     pub a: Text,
-    /// When it was committed.
+    /// When it was answered. Turns are in the order of their numbers: one that waited for its store has an earlier time than one before it
+    /// may have.
     pub at: Timestamp,
     /// The answer is a canned one because a model failed; the model's history leaves it out.
     pub fallback: bool,
@@ -257,7 +258,7 @@ pub struct Begun {
     pub claim: Option<Claim>,
     /// The conversation so far.
     pub state: Arc<SessionState>,
-    /// The client saw turns that the store does not have: they were lost or erased.
+    /// The client was told of turns that the store does not have: they were lost or erased.
     pub gap: bool,
 }
 
@@ -284,6 +285,8 @@ pub struct Commit {
     pub q: Text,
     /// The answer.
     pub a: Text,
+    /// See [`Turn::at`].
+    pub at: Timestamp,
     /// See [`Turn::fallback`].
     pub fallback: bool,
     /// See [`Turn::handoff`].
@@ -300,9 +303,9 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// The turn that it makes, with its number and time.
-    pub fn turn(&self, seq: u64, at: Timestamp) -> Turn {
-        let Self { message_id, q, a, fallback, handoff, .. } = self.clone();
+    /// The turn that it makes, with its number.
+    pub fn turn(&self, seq: u64) -> Turn {
+        let Self { message_id, q, a, at, fallback, handoff, .. } = self.clone();
         Turn { seq, message_id, q, a, at, fallback, handoff }
     }
 }

@@ -63,7 +63,7 @@ fn with_waiting(state: &SessionState, turn: &BeginTurn<'_>, waiting: &[Arc<Entry
         if of_session {
             seq += 1;
             state.flow = state.flow.after(&entry.commit);
-            state.turns.push(Arc::new(entry.turn(seq)));
+            state.turns.push(Arc::new(entry.commit.turn(seq)));
         }
     }
     state.turns.drain(..state.turns.len().saturating_sub(most));

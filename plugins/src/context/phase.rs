@@ -51,7 +51,8 @@ impl Context {
             (None, None) => Arc::default(),
         };
         let (claim, state) = self.at_first_contact(claim, state, mark).await?;
-        let gap = seen.is_some_and(|seen| seen > state.seq);
+        let lost = self.spool.as_ref().is_some_and(|spool| spool.take_gap(key));
+        let gap = lost || seen.is_some_and(|seen| seen > state.seq);
         Ok(Begin::Run(Begun { key: key.clone(), claim: Some(claim), state, gap }))
     }
 

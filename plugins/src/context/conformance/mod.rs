@@ -106,7 +106,7 @@ impl Subject {
     /// It fails.
     pub async fn turn(&self, key: &SessionKey, id: &str) -> Stored {
         let (claim, base) = self.claim(key, id).await;
-        self.store.commit(&claim, &base, commit(id)).await.unwrap()
+        self.store.commit(&claim, &base, Commit { at: self.clock.now(), ..commit(id) }).await.unwrap()
     }
 
     /// The session as it stands.
@@ -183,12 +183,16 @@ fn sweep() {
     }
 }
 
+/// When the turns of [`commit`] were answered.
+pub const ANSWERED: Timestamp = Timestamp(1_700_000_000_000);
+
 /// A commit that goes with [`Subject::begin`].
 pub fn commit(id: &str) -> Commit {
     Commit {
         message_id: id.into(),
         q: format!("q {id}").into(),
         a: format!("a {id}").into(),
+        at: ANSWERED,
         fallback: false,
         handoff: false,
         slots: Vec::new(),

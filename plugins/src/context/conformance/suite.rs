@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{LIMITS, Subject, TURN, commit, journal};
+use super::{ANSWERED, LIMITS, Subject, TURN, commit, journal};
 use crate::{
     api::{Change, Commit, Journal, MAX_JOURNAL, SessionKey, SessionState, SlotDelta, SlotValue, Timestamp, Turn, TurnError},
     context::{BeginRequest, StoreBegin, settle},
@@ -59,7 +59,7 @@ suite! { ($)
         let (claim, base) = s.claim(&s.session("a"), "m1").await;
         assert_eq!((base.seq, base.turns.len(), base.version), (0, 0, Default::default()));
         let stored = s.store.commit(&claim, &base, commit("m1")).await.unwrap();
-        assert_eq!((stored.turn.seq, stored.turn.at, stored.state.seq), (1, s.clock.now(), 1));
+        assert_eq!((stored.turn.seq, stored.turn.at, stored.state.seq), (1, ANSWERED, 1));
         assert_ne!(stored.state.version, base.version);
     }
 

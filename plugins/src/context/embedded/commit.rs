@@ -105,7 +105,7 @@ impl Writer {
     fn add(&self, job: CommitJob, before: SessionHead, user: (UserHead, Slots), group: &mut Group, now: Timestamp) {
         let CommitJob { claim, base, commit, reply } = job;
         let (user, user_slots) = user;
-        let turn = Arc::new(commit.turn(base.seq + 1, now));
+        let turn = Arc::new(commit.turn(base.seq + 1));
         let kept = base.turns.len().min(self.limits.turns - 1);
         let mut turns = Vec::with_capacity(kept + 1);
         turns.extend_from_slice(&base.turns[base.turns.len() - kept..]);

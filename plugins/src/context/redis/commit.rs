@@ -41,7 +41,7 @@ impl Inner {
 
     fn next(&self, base: &SessionState, commit: &Commit) -> Next {
         Next {
-            turn: Arc::new(commit.turn(base.seq + 1, self.clock.now())),
+            turn: Arc::new(commit.turn(base.seq + 1)),
             flow: base.flow.after(commit),
             version: Version { session: fastrand::u64(1..), user: fastrand::u64(1..) },
         }

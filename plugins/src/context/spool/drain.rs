@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    gaps::Gaps,
     record::Entry,
     waiting::Waiting,
     writer::{Fate, Job},
@@ -44,6 +45,7 @@ pub(super) struct Drain {
     /// How long after its last turn a conversation is kept. What waited for longer is dropped: by then a store has forgotten that the
     /// conversation was erased, if it was.
     pub(super) keep: Duration,
+    pub(super) gaps: Gaps,
 }
 
 /// What recovery has done since it last said so.
@@ -137,7 +139,7 @@ impl Drain {
             StoreBegin::Claimed { claim, state } => (claim, state.or(cached).unwrap_or_default()),
         };
         let mut held = Held { store: &*self.store, claim: &claim, spent: false };
-        if state.epoch != entry.epoch || entry.at.until(self.clock.now()) >= self.keep {
+        if state.epoch != entry.epoch || commit.at.until(self.clock.now()) >= self.keep {
             return Ok(Fate::Discarded);
         }
         let mut commit = commit.clone();
@@ -147,6 +149,7 @@ impl Drain {
         let stored = self.store.commit(&claim, &state, commit).await?;
         held.spent = true;
         self.cache.insert(&entry.key, &stored.state, mark);
+        self.gaps.note(&entry.key, entry.seq, state.seq, &self.clock);
         Ok(Fate::Stored)
     }
 

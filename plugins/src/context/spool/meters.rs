@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use prometheus::{IntCounter, IntCounterVec};
 
-use super::{record::Entry, waiting::Waiting, writer::Fate};
+use super::{gaps::GAPS, record::Entry, waiting::Waiting, writer::Fate};
 use crate::api::{Family, Meters};
 
 const TURNS: Family =
@@ -65,7 +65,7 @@ impl SpoolMeters {
 /// Makes the families known, also where there is no spool.
 pub(in crate::context) fn declare(meters: &Meters) {
     [TURNS, BYTES].into_iter().for_each(|family| drop(meters.gauge(family)));
-    [OUTCOMES, DAMAGED].into_iter().for_each(|family| drop(meters.counter(family)));
+    [OUTCOMES, DAMAGED, GAPS].into_iter().for_each(|family| drop(meters.counter(family)));
 }
 
 /// Has what waits looked up at each scrape, as long as the spool is open.

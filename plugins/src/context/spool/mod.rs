@@ -1,10 +1,11 @@
 //! Turns that were answered while their store was away: on this gateway's disk until they can be stored, each once and in order.
 //!
 //! One thread writes the file and stores what waits. `file` is the folder, `record` what stands in it, `waiting` the same in memory,
-//! `writer` keeps the two alike, `drain` is the recovery.
+//! `writer` keeps the two alike, `drain` is the recovery, `gaps` is what it finds lost.
 
 mod drain;
 mod file;
+mod gaps;
 mod meters;
 mod record;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use tokio::{
 use self::{
     drain::Drain,
     file::Folder,
+    gaps::Gaps,
     meters::SpoolMeters,
     record::Line,
     writer::{Job, Room, Writer},
@@ -83,7 +85,8 @@ impl Spool {
         let writer = take_up(config, &context.dir, &waiting, meters)?;
         meters::watch(&waiting, meters);
         let (jobs, queue) = mpsc::channel(MAX_JOBS);
-        let drain = Arc::new(Drain { store, cache, waiting: waiting.clone(), jobs, clock, keep: context.history_keep });
+        let (keep, gaps) = (context.history_keep, Gaps::new(meters));
+        let drain = Arc::new(Drain { store, cache, waiting: waiting.clone(), jobs, clock, keep, gaps });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
         let (stop, stopped) = oneshot::channel();
         let (handle, recovery) = (runtime.handle().clone(), drain.clone());
@@ -117,7 +120,6 @@ impl Spool {
             epoch: state.epoch,
             seq: state.seq,
             place: state.turns.last().map_or(state.seq, |turn| turn.seq.max(state.seq)) + 1,
-            at: self.drain.clock.now(),
             commit,
             claim: begun.claim.as_ref().map(|claim| Claim { key: claim.key.clone(), ..*claim }),
             size: 0,
@@ -140,6 +142,11 @@ impl Spool {
             drain.user(key.user(), Some(&key), wait).await
         });
         settled.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Whether a conversation's user is to be told, once, that turns were lost before those that waited.
+    pub(super) fn take_gap(&self, key: &SessionKey) -> bool {
+        self.drain.gaps.take(key)
     }
 
     /// Drops what waits of an erased session or user.

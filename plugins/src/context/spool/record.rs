@@ -19,8 +19,6 @@ pub(in crate::context) struct Entry {
     pub(super) seq: u64,
     /// The number that it will have if nobody else's turn comes before it.
     pub(super) place: u64,
-    /// When it was answered.
-    pub(super) at: Timestamp,
     /// What is to be stored.
     pub(in crate::context) commit: Commit,
     /// The claim it began with, if it began with one and in this process.
@@ -30,20 +28,15 @@ pub(in crate::context) struct Entry {
 }
 
 impl Entry {
-    /// The turn as it will be, under this number.
-    pub(in crate::context) fn turn(&self, seq: u64) -> Turn {
-        self.commit.turn(seq, self.at)
-    }
-
     /// The turn as its client was told of it.
     pub(in crate::context) fn as_told(&self) -> Turn {
-        self.turn(self.seq)
+        self.commit.turn(self.seq)
     }
 
     /// Appends it to the bytes of a file.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let record = codec::seal(Kind::Aside, self.key.as_bytes(), |out| {
-            for n in [self.number, self.epoch, self.seq, self.place, self.at.0] {
+            for n in [self.number, self.epoch, self.seq, self.place, self.commit.at.0] {
                 out.extend_from_slice(&n.to_le_bytes());
             }
             let commit = &self.commit;
@@ -81,11 +74,11 @@ impl Line {
             let (message_id, q, a) = (r.text()?, r.text()?, r.text()?);
             let (slots, user_slots, journal) = (deltas(r)?, deltas(r)?, r.journal()?);
             let commit =
-                Commit { message_id, q, a, fallback: flags & 1 != 0, handoff: flags & 2 != 0, slots, user_slots, journal, wait: None };
-            Ok((number, epoch, seq, place, at, commit))
+                Commit { message_id, q, a, at, fallback: flags & 1 != 0, handoff: flags & 2 != 0, slots, user_slots, journal, wait: None };
+            Ok((number, epoch, seq, place, commit))
         };
-        let (number, epoch, seq, place, at, commit) = codec::open(Kind::Aside, owner, record, read).ok()?;
-        let entry = |key| Entry { number, key, epoch, seq, place, at, commit, claim: None, size: 4 + record.len() as u64 };
+        let (number, epoch, seq, place, commit) = codec::open(Kind::Aside, owner, record, read).ok()?;
+        let entry = |key| Entry { number, key, epoch, seq, place, commit, claim: None, size: 4 + record.len() as u64 };
         Some(session_key(owner, tenants).map_or(Self::Foreign(number), |key| Self::Waits(Arc::new(entry(key)))))
     }
 }

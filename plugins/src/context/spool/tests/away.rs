@@ -57,6 +57,24 @@ async fn a_turn_that_waited_leaves_the_journal_of_one_that_was_stored_before_it(
 }
 
 #[tokio::test]
+async fn a_turn_that_waited_has_the_time_at_which_it_was_answered() {
+    let site = Site::new();
+    let gateway = site.gateway("a");
+    let key = session("s");
+    gateway.turn(&key, "m1").await;
+    gateway.reach.cut(FOREVER);
+    site.clock.advance(Duration::from_secs(60));
+    let answered = site.clock.now();
+    gateway.turn(&key, "m2").await;
+    assert_eq!(gateway.begin(&key, "m3").await.state.turns[1].at, answered);
+    site.clock.advance(Duration::from_secs(3600));
+    gateway.reach.cut(0);
+    gateway.settled().await;
+    assert_eq!(site.stored(&key).await.turns[1].at, answered);
+    assert!(gateway.turn(&key, "m3").await.unwrap().at > answered);
+}
+
+#[tokio::test]
 async fn a_conversation_that_is_not_in_memory_or_not_new_enough_does_not_begin() {
     let site = Site::new();
     let gateway = site.gateway("a");

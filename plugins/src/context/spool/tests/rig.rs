@@ -257,7 +257,7 @@ impl Gateway {
 
     pub(super) async fn end(&self, begun: &Begun, id: &str) -> Result<Option<Arc<Turn>>, TurnError> {
         let add = || vec![SlotDelta { name: "n".into(), change: Change::Add(1.0) }];
-        let commit = Commit { slots: add(), user_slots: add(), journal: journal(id), ..commit(id) };
+        let commit = Commit { at: self.clock.now(), slots: add(), user_slots: add(), journal: journal(id), ..commit(id) };
         Ok(match self.context().commit(begun, commit).await? {
             Committed::Stored(turn) => Some(turn),
             Committed::Aside => None,
