@@ -178,6 +178,36 @@ async fn a_gateway_killed_with_a_full_spool_loses_nothing_that_it_kept_and_doubl
     assert_eq!(ask(process.public, "next", "").await["seq"], kept + 2);
 }
 
+#[tokio::test]
+async fn a_disk_that_is_full_refuses_turns_and_keeps_those_that_it_has() {
+    let redis = lasting();
+    let site = Site::new().redis(&redis);
+    let config = site.write(&site.config());
+    // No file may get larger than 32 KiB.
+    let mut process = Process::start_as(&["bash", "-c", "trap '' XFSZ; ulimit -f 32; exec \"$@\"", "bash"], &config).await;
+    let ask = async |public, id: &str, words: &str| {
+        let body = json!({ "query": format!("{id} {words}"), "message_id": id });
+        client::http1(public, message("alpha", &body)).await.json()
+    };
+    until("Redis is found", async || ask(process.public, "m0", "").await["stored"] == true).await;
+    redis.kill();
+    let words = "x".repeat(12 << 10);
+    for id in ["m1", "m2", "too much"] {
+        assert_eq!(ask(process.public, id, &words).await["stored"], false);
+    }
+    let said = process.event("spool_failed").await;
+    assert!(said["error"].as_str().unwrap().contains("too large"), "{said}");
+    assert_eq!(ask(process.public, "m3", "").await["stored"], false, "a short one still fits");
+    process.signal("-KILL");
+    process.exit_code().await;
+
+    redis.restart();
+    let process = Process::start(&config).await;
+    let stored = questions(process.public, "alpha", 4).await;
+    let ids: Vec<_> = stored.iter().map(|q| q.split(' ').next().unwrap()).collect();
+    assert_eq!(ids, ["m0", "m1", "m2", "m3"]);
+}
+
 async fn metric(process: &Process, line: &str) -> f64 {
     let request = Request::get("/metrics").header("host", "t").body(Full::default()).unwrap();
     let reply = client::http1(process.admin.unwrap(), request).await;

@@ -20,7 +20,7 @@ pub enum Incident<'a> {
         /// The state it came into.
         to: &'static str,
     },
-    /// The directory of the conversations was removed or replaced while in use. What comes from now on goes into a new one.
+    /// The directory of the conversations, or of the turns that wait, was removed or replaced while in use. What comes from now on goes into a new one.
     DataDirectoryGone,
     /// A turn was stored, or a conversation erased, but not on as many replicas in time as its tenant wants. At most one line a second; the next one counts those left out.
     ReplicasShort {

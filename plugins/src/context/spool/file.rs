@@ -1,9 +1,9 @@
 //! The spool's folder: the file of waiting turns, the file of those that were refused, and the lock that makes them one process's.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -60,6 +60,20 @@ impl Folder {
         let waiting = private(&path).map_err(storage)?;
         let len = bytes.len() as u64;
         Ok((Self { dir, waiting, len, _lock: lock }, bytes))
+    }
+
+    /// Whether the file is still the one that was opened: somebody may have removed or replaced the folder, and what is written would be
+    /// found by nobody.
+    pub(super) fn is_in_place(&self) -> bool {
+        let identity = |file: io::Result<Metadata>| file.map(|file| (file.dev(), file.ino())).ok();
+        identity(self.waiting.metadata()).is_some_and(|ours| Some(ours) == identity(fs::metadata(self.dir.join(WAITING))))
+    }
+
+    /// Opens or makes the folder that is in its place now.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        let data = self.dir.parent().expect("it is in the data directory").to_owned();
+        (*self, _) = Self::open(&data).map_err(io::Error::other)?;
+        Ok(())
     }
 
     /// Bytes in the file of waiting turns.

@@ -53,6 +53,8 @@ pub(super) struct Writer {
     pub(super) room: Room,
     /// Number of the next entry.
     pub(super) next: u64,
+    /// The file has words that were erased, or has not all that waits: it is to be written anew.
+    pub(super) outdated: bool,
     /// When it last logged that something failed.
     pub(super) complained: Option<Instant>,
 }
@@ -204,15 +206,29 @@ impl Writer {
         }
     }
 
-    /// Brings the file up to date.
+    /// Brings the file up to date. One that cannot be written anew still takes what is new, and is tried again with what comes next.
     fn put(&mut self, bytes: &[u8], added: &[(Entry, oneshot::Sender<Result<(), TurnError>>)], erased: bool) -> io::Result<()> {
+        self.outdated |= erased;
+        if !self.folder.is_in_place() {
+            Incident::DataDirectoryGone.log();
+            self.outdated = true;
+            self.folder.reopen()?;
+        }
         if self.room.live == 0 {
-            return self.folder.clear();
+            self.folder.clear()?;
+            self.outdated = false;
+            return Ok(());
         }
-        if !erased && self.folder.len() + bytes.len() as u64 <= 2 * self.room.most {
-            return self.folder.append(bytes, !added.is_empty());
+        let fits = self.folder.len() + bytes.len() as u64 <= 2 * self.room.most;
+        if self.outdated || !fits {
+            let rewritten = self.rewrite(added.iter().map(|(entry, _)| entry));
+            self.outdated = rewritten.is_err();
+            if rewritten.is_ok() || !fits {
+                return rewritten;
+            }
+            self.complain(&rewritten);
         }
-        self.rewrite(added.iter().map(|(entry, _)| entry))
+        self.folder.append(bytes, !added.is_empty())
     }
 
     /// Leaves nothing in the file but what waits.

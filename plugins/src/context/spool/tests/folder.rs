@@ -197,3 +197,51 @@ fn what_cannot_be_read_may_be_an_erased_users_and_goes_with_it() {
     folder.forget_refused(session("s").as_bytes()).unwrap();
     assert!(refused().is_empty(), "{:?}", refused());
 }
+
+#[tokio::test]
+async fn a_folder_that_is_removed_while_in_use_is_made_anew_with_all_that_waits() {
+    let site = Site::new();
+    let mut gateway = site.gateway("a");
+    let key = session("s");
+    gateway.turn(&key, "m1").await;
+    gateway.reach.cut(FOREVER);
+    gateway.turn(&key, "m2").await;
+    fs::remove_dir_all(gateway.spool_folder()).unwrap();
+    assert!(gateway.turn(&key, "m3").await.is_none());
+    gateway.close();
+    gateway.open();
+    assert_eq!(gateway.waiting(), 2);
+    gateway.reach.cut(0);
+    gateway.settled().await;
+    assert_eq!(site.ids(&key).await, ["m1", "m2", "m3"]);
+}
+
+#[tokio::test]
+async fn erased_words_that_cannot_be_taken_from_the_disk_go_as_soon_as_they_can_be() {
+    let site = Site::new();
+    let (gateway, other) = (site.gateway("a"), site.gateway("b"));
+    let (erased, stays) = (session("s"), user("bank", "v").session("s").unwrap());
+    let mut held = Vec::new();
+    for key in [&erased, &stays] {
+        gateway.turn(key, "m1").await;
+        held.push(other.begin(key, "long").await); // so that recovery has to wait
+    }
+    gateway.reach.cut(FOREVER);
+    gateway.turn(&erased, "secret").await;
+    gateway.turn(&stays, "m2").await;
+    let holds = || fs::read(gateway.spool_folder().join("waiting")).unwrap().windows(6).any(|w| w == b"secret");
+    let in_the_way = gateway.spool_folder().join("waiting.new");
+    fs::create_dir(&in_the_way).unwrap();
+    gateway.reach.cut(0);
+    gateway.context().erase_session(&erased, None).await.unwrap();
+    gateway.reach.cut(FOREVER);
+    assert!(gateway.turn(&stays, "m3").await.is_none(), "it is kept meanwhile");
+    assert!(holds());
+    fs::remove_dir(&in_the_way).unwrap();
+    gateway.turn(&stays, "m4").await;
+    assert!(!holds());
+    held.iter().for_each(|begun| other.context().release(begun.claim.as_ref().unwrap()));
+    gateway.reach.cut(0);
+    gateway.settled().await;
+    assert_eq!(site.ids(&stays).await, ["m1", "m2", "m3", "m4"]);
+}
