@@ -50,6 +50,7 @@ pub(super) struct Raw {
     pub(super) tls: Option<Tls>,
     /// Serving threads: 1 to 512. One for each core if absent.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "usize")]
     pub(super) threads: Option<usize>,
     /// A page to chat in at `/`, for trying it out: demo tenants, from this machine.
     pub(super) try_page: bool,
@@ -173,9 +174,11 @@ impl Default for Log {
 pub(super) struct Tls {
     /// The server's own certificate and then the others of its chain. Required.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(super) cert: Option<String>,
     /// The private key of the first certificate, not encrypted. Required.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "Secret")]
     pub(super) key: Option<Secret>,
 }
 
@@ -262,13 +265,16 @@ pub(super) struct Tenant {
     pub(super) plugins: BTreeMap<String, Value>,
     /// What the script logs; no other tenant's lines get in. In `logs/<tenant>.log` of the data directory if absent.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "PathBuf")]
     pub(super) log: Option<PathBuf>,
     /// How many of its requests may be in flight: 1 to 1000000. Bounded by fairness among tenants alone if absent.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "usize")]
     pub(super) in_flight: Option<usize>,
     /// The keys under which an older deployment has the tenant's conversations, such as `chat:{user_id}` or
     /// `chat:{user_id}:{session_id}`: each is brought over at its user's first contact. None are if absent.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(super) import: Option<String>,
     /// Replicas of `store.redis` that must have a turn before its answer is called stored, and an erasure before it is called done. None are
     /// waited for if absent.

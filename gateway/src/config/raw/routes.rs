@@ -23,17 +23,20 @@ pub(in crate::config) struct Route {
     pub(in crate::config) chain: Vec<Option<Entry>>,
     /// The tenant's script answers; its `nlp.answer` asks this upstream.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) flow: Option<String>,
     /// The stored conversation answers.
     pub(in crate::config) history: bool,
     /// Requests are passed on to this upstream, which speaks `http`. The keys below are for such a route.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) upstream: Option<String>,
     /// Changes to the path.
     #[serde(deserialize_with = "some")]
     pub(in crate::config) rewrite: Option<Rewrite>,
     /// Whose name the upstream gets as `Host`: what the client said (the default), or its own.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "Host")]
     pub(in crate::config) host: Option<Host>,
     /// Largest request body: up to 1024GiB, 1GiB by default; it is passed on as it comes. `limits.body` is for the other routes.
     #[serde(deserialize_with = "units::some_size")]
@@ -46,6 +49,7 @@ pub(in crate::config) struct Route {
     pub(in crate::config) body_deadline: Option<Duration>,
     /// Whether `X-Forwarded-*` come from a proxy of one's own, and are added to. False by default: they are replaced.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "bool")]
     pub(in crate::config) trust_forwarded: Option<bool>,
     /// Changes to the request's header fields.
     #[serde(deserialize_with = "some")]

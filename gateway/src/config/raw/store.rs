@@ -53,6 +53,7 @@ pub(in crate::config) struct Redis {
     /// Where it is: `redis://host:6379`, `rediss://user:password@host:6380/0` with TLS. This or `servers`.
     // Maybe with a password in it.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "Secret")]
     pub(in crate::config) url: Option<Secret>,
     /// Nodes of a cluster, or sentinels, that are asked first, as `redis-1:6379`: 1 to 64.
     #[schemars(with = "Vec<String>")]
@@ -61,12 +62,15 @@ pub(in crate::config) struct Redis {
     pub(in crate::config) cluster: bool,
     /// The name under which sentinels know the server; `url` or `servers` are the sentinels then.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) sentinel: Option<String>,
     /// The ACL user, unless `url` names it.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) username: Option<String>,
     /// That user's password, or the server's, unless `url` has it.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "Secret")]
     pub(in crate::config) password: Option<Secret>,
     /// TLS for `servers`, or to trust others than the machine does; `{}` is plain TLS.
     #[serde(deserialize_with = "some")]
@@ -101,6 +105,7 @@ pub(in crate::config) struct Import {
     /// The Redis that has them, as in `redis`. In `redis` itself if absent.
     // Maybe with a password in it.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "Secret")]
     pub(in crate::config) url: Option<Secret>,
     /// Whether it is a Redis Cluster.
     pub(in crate::config) cluster: bool,
@@ -122,12 +127,15 @@ impl Default for Import {
 pub(in crate::config) struct RedisTls {
     /// A file in PEM form with the certificates to trust instead of the machine's.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) ca: Option<String>,
     /// The certificate that the gateway shows, with the others of its chain after it, if Redis asks for one.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) cert: Option<String>,
     /// The private key of that certificate, not encrypted.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "Secret")]
     pub(in crate::config) key: Option<Secret>,
 }
 

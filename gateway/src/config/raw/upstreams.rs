@@ -25,6 +25,7 @@ pub(in crate::config) struct Upstream {
     /// A file in PEM form with the certificates to trust for `https://`, instead of the machine's.
     // After `keys::read_authorities` the text of that file.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) ca: Option<String>,
     /// Which endpoint gets a call: each in turn, or the same for one user, session, header field or cookie.
     #[serde(deserialize_with = "serde_yaml::with::singleton_map::deserialize")]
@@ -35,6 +36,7 @@ pub(in crate::config) struct Upstream {
     pub(in crate::config) eject: Eject,
     /// The path to post to; of `answer`, where it is `/v1/answer` by default.
     #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) path: Option<String>,
     /// How long it may take for what.
     #[serde(deserialize_with = "or_default")]
