@@ -8,7 +8,7 @@ use fengda_plugins::{
         OpenError, Store,
         import::{Bulk, Lists, Pattern},
     },
-    redis::{Health, Mode, Redis, RedisConfig, RedisTls, RedisUrl, UrlError},
+    redis::{Health, Login, Mode, Redis, RedisConfig, RedisTls, RedisUrl, UrlError, rights},
 };
 
 use tokio::time::timeout;
@@ -88,7 +88,7 @@ pub(crate) fn lists(config: &Config, redis: Option<&Arc<Redis>>) -> io::Result<O
     let Some(import) = &config.store.import else { return Ok(None) };
     let redis = match (&import.link, redis) {
         // What is counted of it would be taken for the store's.
-        (Some(link), _) => Redis::open(link.clone(), &Meters::default())?,
+        (Some(link), _) => Redis::open(link.clone(), rights::LISTS, &Meters::default())?,
         (None, Some(store)) => store.clone(),
         (None, None) => return Ok(None),
     };
@@ -113,7 +113,7 @@ pub async fn prepare(config: &Config, request: Request<'_>, clock: Clock) -> Res
     let opened = context_config(config, target, None);
     let store: Option<Arc<dyn Store>> =
         if request.dry_run { None } else { Some(opened.open_store(clock.clone(), &Meters::default()).map_err(refused)?) };
-    let redis = Redis::open(RedisConfig { timeout: TIMEOUT, ..link }, &Meters::default())?;
+    let redis = Redis::open(RedisConfig { timeout: TIMEOUT, ..link }, rights::LISTS, &Meters::default())?;
     reach(&redis, "with the lists").await?;
     let (tenant, limits) = (tenant.tenant.clone(), opened.limits());
     Ok(Bulk { lists: Lists::new(redis), pattern, tenant, store, limits, clock, most: request.most })
@@ -128,12 +128,13 @@ fn source(config: &Config, from: Option<(&str, bool)>) -> Result<RedisConfig, Im
     if cluster && database != 0 {
         return Err(ImportError::Source("a cluster has no databases but 0; leave the number away"));
     }
-    if username.is_some() && password.is_none() {
-        return Err(ImportError::Source("it names a user and no password, and Redis lets nobody in by name only"));
-    }
+    let login = match (username, password) {
+        (Some(_), None) => return Err(ImportError::Source("it names a user and no password, and Redis lets nobody in by name only")),
+        (username, password) => password.map(|password| Login { username, password }),
+    };
     let mode = if cluster { Mode::Cluster } else { Mode::Standalone };
     let tls = tls.then(RedisTls::default);
-    Ok(RedisConfig { servers: vec![server], mode, database, username, password, tls, timeout: TIMEOUT })
+    Ok(RedisConfig { servers: vec![server], mode, database, login, tls, timeout: TIMEOUT })
 }
 
 fn refused(error: OpenError) -> ImportError {

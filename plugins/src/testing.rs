@@ -80,8 +80,7 @@ pub(crate) fn redis_config(port: u16) -> RedisConfig {
         servers: vec![("127.0.0.1".into(), port)],
         mode: Mode::Standalone,
         database: 0,
-        username: None,
-        password: None,
+        login: None,
         tls: None,
         timeout: Duration::from_millis(500),
     }

@@ -14,14 +14,21 @@ pub struct RedisConfig {
     pub mode: Mode,
     /// The number of the database; 0 in a cluster, which has no other.
     pub database: u32,
-    /// The ACL user; without one `default`.
-    pub username: Option<String>,
-    /// That user's password.
-    pub password: Option<Secret>,
+    /// Who the gateway is to the servers; without it nobody in particular.
+    pub login: Option<Login>,
     /// TLS towards all servers, sentinels too; in the clear if absent.
     pub tls: Option<RedisTls>,
     /// How long a command may take; so may a connection.
     pub timeout: Duration,
+}
+
+/// A user and how it shows that it is the one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The ACL user; without one `default`.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Secret,
 }
 
 /// What kind of servers.
@@ -33,6 +40,8 @@ pub enum Mode {
     Sentinel {
         /// The name that they monitor.
         master: String,
+        /// Who the gateway is to the sentinels, which have users of their own.
+        login: Option<Login>,
     },
     /// Redis Cluster.
     Cluster,

@@ -9,7 +9,7 @@ use redis::{
 use tokio::time::timeout;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 
-use super::{RedisConfig, fault::said};
+use super::{Login, RedisConfig, fault::said};
 
 /// Calls that may be in flight on one connection; more fail at once. They are what is lost with it, and what it holds in memory.
 pub(super) const IN_FLIGHT: usize = 1024;
@@ -36,14 +36,7 @@ pub(super) struct Dial {
 
 impl Dial {
     pub(super) fn new(config: &RedisConfig) -> Self {
-        let mut login = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
-        login = login.set_db(i64::from(config.database));
-        if let Some(username) = &config.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &config.password {
-            login = login.set_password(password.expose());
-        }
+        let login = logging_in(config.login.as_ref()).set_db(i64::from(config.database));
         let tls = config.tls.as_ref().map(|tls| TlsCertificates {
             client_tls: tls.client.as_ref().map(|client| ClientTlsConfig {
                 client_cert: client.chain.as_bytes().to_vec(),
@@ -59,9 +52,8 @@ impl Dial {
     }
 
     /// The way to the sentinels of such servers: they have no databases, and users of their own.
-    pub(super) fn to_sentinels(&self) -> Self {
-        let login = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
-        Self { login, tls: self.tls.clone(), timeout: self.timeout }
+    pub(super) fn to_sentinels(&self, login: Option<&Login>) -> Self {
+        Self { login: logging_in(login), tls: self.tls.clone(), timeout: self.timeout }
     }
 
     /// Connects and logs in. `pushed` hears what the server says unasked, and that the connection has ended; it must not wait.
@@ -107,6 +99,17 @@ impl Dial {
             });
         client.get_multiplexed_async_connection_with_config(&settings).await
     }
+}
+
+fn logging_in(login: Option<&Login>) -> RedisConnectionInfo {
+    let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+    if let Some(Login { username, password }) = login {
+        if let Some(username) = username {
+            info = info.set_username(username);
+        }
+        info = info.set_password(password.expose());
+    }
+    info
 }
 
 /// Whether this says that the connection has ended.

@@ -56,11 +56,11 @@ pub(super) fn said(error: &RedisError) -> String {
     code(error).map_or_else(|| error.to_string(), |(code, detail)| format!("{code} {detail}"))
 }
 
-/// Whether an error says that the server takes no writes now, whoever asks.
+/// Whether an error says that the server takes none of our writes now, whatever they are.
 pub(super) fn is_of_server(error: &RedisError) -> bool {
-    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
+    use ServerErrorKind::{BusyLoading, MasterDown, NoPerm, ReadOnly};
     match error.kind() {
-        ErrorKind::Server(kind) => matches!(kind, BusyLoading | MasterDown | ReadOnly),
+        ErrorKind::Server(kind) => matches!(kind, BusyLoading | MasterDown | NoPerm | ReadOnly),
         ErrorKind::Extension => matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "NOAUTH")),
         _ => false,
     }

@@ -21,6 +21,7 @@ use super::{
     meters,
     node::{Around, Node},
     place::{Place, Sentinels},
+    rights::{self, Rights},
     wake::{self, Listeners},
 };
 use crate::api::Meters;
@@ -44,14 +45,16 @@ pub(super) enum Route {
 }
 
 impl Redis {
-    /// Begins to connect and returns at once: a gateway starts without Redis, and gets on when there is one.
+    /// Begins to connect and returns at once: a gateway starts without Redis, and gets on when there is one. A server that does not
+    /// grant all `rights` counts as down, so that no script fails in its midst.
     ///
     /// # Errors
     /// No thread is to be had.
-    pub fn open(config: RedisConfig, meters: &Meters) -> io::Result<Arc<Self>> {
+    pub fn open(config: RedisConfig, rights: Rights, meters: &Meters) -> io::Result<Arc<Self>> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build()?;
         let around = Arc::new(Around {
             dial: Dial::new(&config),
+            rights: rights::of(rights, &config.mode),
             runtime: runtime.handle().clone(),
             changed: Notify::new(),
             meters: meters::Meters::new(meters),
@@ -175,7 +178,9 @@ impl Route {
         let place = match config.mode {
             Mode::Cluster => return Self::Cluster(Arc::new(Cluster::new(servers, around.clone()))),
             Mode::Standalone => Place::Fixed(servers.swap_remove(0)),
-            Mode::Sentinel { master } => Place::Sentinels(Arc::new(Sentinels::new(servers, master, around.dial.to_sentinels()))),
+            Mode::Sentinel { master, login } => {
+                Place::Sentinels(Arc::new(Sentinels::new(servers, master, around.dial.to_sentinels(login.as_ref()))))
+            }
         };
         let place = Arc::new(place);
         Self::One(Node::new(place.clone(), around.clone()), place)

@@ -15,6 +15,7 @@ mod meters;
 mod name;
 mod node;
 mod place;
+pub mod rights;
 mod scan;
 mod script;
 #[cfg(any(test, feature = "conformance"))]
@@ -30,7 +31,7 @@ use std::sync::{Arc, OnceLock};
 
 pub(crate) use self::name::put_id;
 pub use self::{
-    config::{ClientCertificate, Mode, RedisConfig, RedisTls},
+    config::{ClientCertificate, Login, Mode, RedisConfig, RedisTls},
     fault::Fault,
     health::Health,
     link::Redis,

@@ -31,12 +31,15 @@ const LATE: u32 = 3;
 /// How often a connection is looked at that nobody complains about.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
-/// Writes nothing, but is refused whenever a write would be: by a replica, without memory, while loading, when the disk failed ….
-static PROBE: Script = Script::new("probe", "#!lua\nreturn 1");
+/// Writes nothing, but is refused whenever a write would be: by a replica, without memory, while loading, when the disk failed, to a
+/// user who may not do all that is asked of it ….
+static PROBE: Script = Script::new("probe", include_str!("probe.lua"));
 
 /// What all servers of one Redis share.
 pub(super) struct Around {
     pub(super) dial: Dial,
+    /// Commands that the user must be allowed.
+    pub(super) rights: Vec<&'static [u8]>,
     pub(super) runtime: Handle,
     /// Told when a server came or went.
     pub(super) changed: Notify,
@@ -107,7 +110,7 @@ impl Node {
 
     /// Whether it would take a write now.
     pub(super) async fn probe(&self, deadline: Instant) -> Result<(), Failure> {
-        let probe = Call { script: &PROBE, keys: &[], args: &[], wait: None };
+        let probe = Call { script: &PROBE, keys: &[], args: &self.around.rights, wait: None };
         self.call(&probe, false, deadline).await.map(drop)
     }
 }
@@ -266,7 +269,7 @@ impl Shared {
     }
 
     async fn probe(&self, open: &Open) -> Result<(), String> {
-        let probe = Call { script: &PROBE, keys: &[], args: &[], wait: None };
+        let probe = Call { script: &PROBE, keys: &[], args: &self.around.rights, wait: None };
         let time = self.around.dial.timeout;
         match timeout(time, probe.send(&mut open.connection.clone(), false)).await {
             Ok(result) => result.map(drop).map_err(|error| open.named(&said(&error))),

@@ -1,8 +1,9 @@
 //! Where conversations are kept.
 
 use fengda_plugins::{
+    api::Secret,
     context::CacheConfig,
-    redis::{ClientCertificate, Mode, RedisConfig, RedisTls, RedisUrl, UrlError},
+    redis::{ClientCertificate, Login, Mode, RedisConfig, RedisTls, RedisUrl, UrlError},
 };
 
 use super::{DAY, MILLISECOND, SECOND, upstreams::authority, within};
@@ -64,33 +65,41 @@ fn import(raw: raw::Import, shared: bool, report: &mut Report) -> Option<Import>
     }
 }
 
-fn redis(raw: raw::Redis, path: &Path, report: &mut Report) -> RedisStore {
+fn redis(mut raw: raw::Redis, path: &Path, report: &mut Report) -> RedisStore {
     // A commit with the longest `wait`, for its own replicas and for others', is to fit into `COMMIT_TIME`, and the spool after it.
     within(report, path.at("timeout"), raw.timeout, 10 * MILLISECOND..=3 * SECOND, "10ms to 3s");
     within(report, path.at("spool"), raw.spool, 1 << 20..=64 << 30, "1MiB to 64GiB");
-    let mode = mode(&raw, path, report);
+    let mode = mode(&mut raw, path, report);
     let url = raw.url.as_ref().and_then(|text| url(text.expose(), &path.at("url"), report));
     if let Some(url) = &url {
         beside_url(&raw, url, path, report);
     }
     let tls = tls(raw.tls, url.as_ref().is_some_and(|url| url.tls), &path.at("tls"), report);
-    let (servers, named) = (servers(&raw.servers, &path.at("servers"), report), raw.username.is_some());
-    let mut link = RedisConfig { servers, mode, database: 0, username: raw.username, password: raw.password, tls, timeout: raw.timeout };
+    let (mut servers, mut database) = (servers(&raw.servers, &path.at("servers"), report), 0);
+    let (mut username, mut password, mut named) = (raw.username, raw.password, "username");
     if let Some(url) = url {
-        link.servers.push(url.server);
-        link.database = url.database;
-        link.username = url.username.or(link.username);
-        link.password = url.password.or(link.password);
+        servers.push(url.server);
+        database = url.database;
+        if url.username.is_some() {
+            (username, named) = (url.username, "url");
+        }
+        password = url.password.or(password);
     }
-    if link.username.is_some() && link.password.is_none() {
-        let hint = "give `password` too: without one Redis takes the gateway for its user `default`".to_owned();
-        report.add(&path.at(if named { "username" } else { "url" }), "a user of Redis without a password", hint);
+    let login = login(username, password, [named, "password"], path, report);
+    RedisStore { link: RedisConfig { servers, mode, database, login, tls, timeout: raw.timeout }, spool: raw.spool }
+}
+
+/// `named` is which keys of `path` name the user, and would the password.
+fn login(username: Option<String>, password: Option<Secret>, named: [&str; 2], path: &Path, report: &mut Report) -> Option<Login> {
+    if username.is_some() && password.is_none() {
+        let hint = format!("give `{}` too: without one Redis takes the gateway for its user `default`", named[1]);
+        report.add(&path.at(named[0]), "a user of Redis without a password", hint);
     }
-    RedisStore { link, spool: raw.spool }
+    Some(Login { username, password: password? })
 }
 
 /// What stands at the servers, and whether the file names as many as that takes.
-fn mode(raw: &raw::Redis, path: &Path, report: &mut Report) -> Mode {
+fn mode(raw: &mut raw::Redis, path: &Path, report: &mut Report) -> Mode {
     match (&raw.url, raw.servers.len()) {
         (None, 0) => report.add(path, "`redis` needs a `url`, or `servers`", EXAMPLE.to_owned()),
         (Some(_), 1..) => {
@@ -107,7 +116,14 @@ fn mode(raw: &raw::Redis, path: &Path, report: &mut Report) -> Mode {
         }
         _ => {}
     }
-    match &raw.sentinel {
+    let keys = ["sentinel_username", "sentinel_password"];
+    let given = [raw.sentinel_username.is_some(), raw.sentinel_password.is_some()];
+    if let (None, Some(i)) = (&raw.sentinel, given.iter().position(|given| *given)) {
+        let hint = "give `sentinel` too, or remove it: `username` and `password` are for the servers themselves".to_owned();
+        report.add(&path.at(keys[i]), format!("`{}` is for sentinels, and there are none", keys[i]), hint);
+    }
+    let login = login(raw.sentinel_username.take(), raw.sentinel_password.take(), keys, path, report);
+    match raw.sentinel.take() {
         Some(_) if raw.cluster => {
             report.add(
                 &path.at("sentinel"),
@@ -121,7 +137,7 @@ fn mode(raw: &raw::Redis, path: &Path, report: &mut Report) -> Mode {
                 let hint = "what `sentinel monitor` calls it, such as `mymaster`".to_owned();
                 report.add(&path.at("sentinel"), "the server that sentinels watch has a name", hint);
             }
-            Mode::Sentinel { master: master.clone() }
+            Mode::Sentinel { master, login }
         }
         None if raw.cluster => Mode::Cluster,
         None => Mode::Standalone,

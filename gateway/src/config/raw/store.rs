@@ -72,6 +72,10 @@ pub(in crate::config) struct Redis {
     #[serde(deserialize_with = "some")]
     #[schemars(with = "Secret")]
     pub(in crate::config) password: Option<Secret>,
+    /// The ACL user of the sentinels, if they have users.
+    pub(in crate::config) sentinel_username: Option<String>,
+    /// That user's password, or the sentinels'. Without it the gateway does not log in to them.
+    pub(in crate::config) sentinel_password: Option<Secret>,
     /// TLS for `servers`, or to trust others than the machine does; `{}` is plain TLS.
     #[serde(deserialize_with = "some")]
     pub(in crate::config) tls: Option<RedisTls>,
@@ -92,6 +96,8 @@ impl Default for Redis {
             sentinel: None,
             username: None,
             password: None,
+            sentinel_username: None,
+            sentinel_password: None,
             tls: None,
             timeout: Duration::from_millis(500),
             spool: 64 << 20,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fengda_plugins::redis::{Mode, RedisConfig};
+use fengda_plugins::redis::{Login, Mode, RedisConfig};
 
 use super::{Backend, Dir, Import, TENANT, Wait, expect, problems, problems_with};
 
@@ -13,6 +13,10 @@ fn redis(text: &str, env: &[(&str, &str)]) -> RedisConfig {
         Backend::Redis(redis) => redis.link,
         Backend::Embedded { .. } => panic!("embedded"),
     }
+}
+
+fn login(username: Option<&str>, password: &str) -> Option<Login> {
+    Some(Login { username: username.map(Into::into), password: password.to_owned().into() })
 }
 
 fn wrong(redis: &str, expected: &[&str]) {
@@ -26,28 +30,40 @@ fn a_server_is_named_by_a_url() {
         servers: vec![("redis.internal".into(), 6379)],
         mode: Mode::Standalone,
         database: 0,
-        username: None,
-        password: None,
+        login: None,
         tls: None,
         timeout: Duration::from_millis(500),
     };
     assert_eq!(link, expected);
     let link = redis("{url: \"rediss://fengda:${P}@[::1]:7/2\", timeout: 1s}", &[("P", "hunter2")]);
     assert_eq!((link.servers, link.database, link.tls.is_some()), (vec![("::1".into(), 7)], 2, true));
-    assert_eq!((link.username.as_deref(), link.password.unwrap().expose()), (Some("fengda"), "hunter2"));
+    assert_eq!(link.login, login(Some("fengda"), "hunter2"));
 }
 
 #[test]
 fn several_servers_are_a_cluster_or_sentinels() {
     let link = redis("{servers: [\"a:1\", \"[::1]:2\"], cluster: true, password: p, tls: {}}", &[]);
-    assert_eq!((link.servers.len(), link.mode, link.password.unwrap().expose()), (2, Mode::Cluster, "p"));
+    assert_eq!((link.servers.len(), link.mode, link.login), (2, Mode::Cluster, login(None, "p")));
     assert!(link.tls.is_some_and(|tls| tls.ca.is_none() && tls.client.is_none()));
     let link = redis("{servers: [\"a:26379\"], sentinel: mymaster, username: fengda, password: p}", &[]);
-    assert_eq!((link.mode, link.tls), (Mode::Sentinel { master: "mymaster".into() }, None));
+    assert_eq!((link.mode, link.tls), (Mode::Sentinel { master: "mymaster".into(), login: None }, None));
     wrong("{servers: [\"a:1\", \"b:1\"]}", &["2:17: several servers, and nothing that joins them | `cluster: true` if"]);
     wrong("{servers: [\"a:1\"], sentinel: m, cluster: true}", &["2:45: `sentinel` and `cluster` do not go together"]);
     wrong("{servers: [\"a:1\"], sentinel: \"\"}", &["2:45: the server that sentinels watch has a name"]);
     wrong("{url: redis://a/1, cluster: true}", &["2:22: a cluster has no databases but 0"]);
+}
+
+#[test]
+fn sentinels_are_logged_in_to_as_somebody_of_their_own() {
+    let link = redis("{url: redis://u:p@a, sentinel: m, sentinel_username: s, sentinel_password: q}", &[]);
+    let mode = Mode::Sentinel { master: "m".into(), login: login(Some("s"), "q") };
+    assert_eq!((link.mode, link.login), (mode, login(Some("u"), "p")));
+    let no_sentinels = "is for sentinels, and there are none | give `sentinel` too, or remove it";
+    wrong("{url: redis://a, sentinel_password: q}", &[&format!("2:52: `sentinel_password` {no_sentinels}")]);
+    wrong(
+        "{url: redis://a, sentinel_username: s}",
+        &[&format!("2:52: `sentinel_username` {no_sentinels}"), "2:52: a user of Redis without a password | give `sentinel_password` too"],
+    );
 }
 
 #[test]
@@ -87,6 +103,7 @@ fn no_password_of_redis_is_shown() {
         "{url: [\"redis://:hunter2@a\"]}",
         "{servers: [\"${P}\"]}",
         "{url: redis://a, password: [hunter2]}",
+        "{url: redis://a, sentinel: m, sentinel_password: [hunter2]}",
         "{url: rediss://a, tls: {cert: a, key: hunter2}}",
     ] {
         shown(text);

@@ -15,7 +15,7 @@ use crate::{
         tests::config,
     },
     redis::{
-        Mode, Redis, RedisConfig,
+        Mode, Redis, RedisConfig, rights,
         server::{Cluster, Server, wait_until},
     },
     testing::metric,
@@ -34,8 +34,8 @@ fn session(user_id: &str) -> SessionKey {
 
 fn redis(ports: &[u16], mode: Mode) -> Arc<Redis> {
     let servers = ports.iter().map(|port| ("127.0.0.1".into(), *port)).collect();
-    let config = RedisConfig { servers, mode, database: 0, username: None, password: None, tls: None, timeout: Duration::from_secs(2) };
-    let redis = Redis::open(config, &Meters::default()).unwrap();
+    let config = RedisConfig { servers, mode, database: 0, login: None, tls: None, timeout: Duration::from_secs(2) };
+    let redis = Redis::open(config, rights::LISTS, &Meters::default()).unwrap();
     wait_until("there is a connection", || redis.is_up());
     redis
 }

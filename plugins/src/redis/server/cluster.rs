@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::{Server, free_port, wait_until};
+use super::{Guard, Server, free_port, wait_until};
 
 const PRIMARIES: usize = 3;
 const SLOTS: u16 = 16_384;
@@ -22,7 +22,12 @@ impl Cluster {
 
     /// Starts one, in which a dead primary is replaced after about a second.
     pub fn start() -> Self {
-        let cluster = Self { nodes: (0..2 * PRIMARIES).map(|_| node()).collect() };
+        Self::guarded(&Guard::default(), &[])
+    }
+
+    /// The same for those whom `guard` lets in, with more lines of `redis.conf`.
+    pub fn guarded(guard: &Guard, lines: &[&str]) -> Self {
+        let cluster = Self { nodes: (0..2 * PRIMARIES).map(|_| node(guard, lines)).collect() };
         cluster.join();
         cluster
     }
@@ -56,7 +61,8 @@ impl Cluster {
         loop {
             let keys: Vec<String> = from.cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]).unwrap();
             let Some(key) = keys.first() else { break };
-            from.cli::<()>(&["MIGRATE", "127.0.0.1", &to.port().to_string(), key, "0", "5000"]).unwrap();
+            let (port, login) = (to.port().to_string(), from.guard.words_of_migrate());
+            from.cli::<()>(&[&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"], login].concat()).unwrap();
             between();
         }
         for node in [to, from] {
@@ -121,15 +127,15 @@ fn known(node: &Server, what: &str) -> usize {
     nodes.lines().filter(|line| line.contains(what)).count()
 }
 
-fn node() -> Server {
-    Server::of(|| {
-        [
+fn node(guard: &Guard, lines: &[&str]) -> Server {
+    Server::of(guard, || {
+        let cluster = [
             "cluster-enabled yes".into(),
             "cluster-node-timeout 1000".into(),
             "cluster-replica-validity-factor 0".into(),
             "cluster-require-full-coverage no".into(),
             format!("cluster-port {}", free_port()),
-        ]
-        .into()
+        ];
+        cluster.into_iter().chain(lines.iter().copied().map(String::from)).collect()
     })
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests may block their own thread while they poll")]
 
 mod cluster;
+mod guard;
 mod process;
 mod proxy;
 mod sentinels;
@@ -18,7 +19,7 @@ use std::{
 use redis::{FromRedisValue, RedisResult};
 
 use self::process::Process;
-pub use self::{cluster::Cluster, proxy::Proxy, sentinels::Sentinels};
+pub use self::{cluster::Cluster, guard::Guard, proxy::Proxy, sentinels::Sentinels};
 
 /// How long anything here may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     process: Process,
     port: u16,
+    guard: Guard,
 }
 
 impl Server {
@@ -37,23 +39,12 @@ impl Server {
 
     /// The same with more lines of `redis.conf`. `appendonly yes` keeps what is written, also when it is killed.
     pub fn with(lines: &[&str]) -> Self {
-        Self::of(|| lines.iter().copied().map(String::from).collect())
+        Self::guarded(&Guard::default(), lines)
     }
 
-    /// One that also speaks TLS, at [`tls_port`](Self::tls_port), with a certificate for `localhost` and 127.0.0.1 that
-    /// [`pki`]`("ca.pem")` signed. It asks for no certificate; the line `tls-auth-clients yes` has it ask for one of that authority.
-    pub fn with_tls(lines: &[&str]) -> Self {
-        let path = |name| pki(name).display().to_string();
-        Self::of(|| {
-            let tls = [
-                format!("tls-port {}", free_port()),
-                format!("tls-cert-file {}", path("first.pem")),
-                format!("tls-key-file {}", path("first-key.pem")),
-                format!("tls-ca-cert-file {}", path("ca.pem")),
-                "tls-auth-clients no".into(),
-            ];
-            tls.into_iter().chain(lines.iter().copied().map(String::from)).collect()
-        })
+    /// The same for those whom `guard` lets in.
+    pub fn guarded(guard: &Guard, lines: &[&str]) -> Self {
+        Self::of(guard, || lines.iter().copied().map(String::from).collect())
     }
 
     /// One that copies all of this one's data, and has done so when this returns.
@@ -81,7 +72,7 @@ impl Server {
     }
 
     fn begin_replica(&self) -> Self {
-        Self::with(&[&format!("replicaof 127.0.0.1 {}", self.port)])
+        Self::guarded(&self.guard, &[&format!("replicaof 127.0.0.1 {}", self.port)])
     }
 
     fn wait_for_link(&self) {
@@ -89,27 +80,22 @@ impl Server {
     }
 
     /// `lines` are made anew if somebody takes a port meanwhile.
-    fn of(lines: impl Fn() -> Vec<String>) -> Self {
+    fn of(guard: &Guard, lines: impl Fn() -> Vec<String>) -> Self {
         const COMMON: [&str; 5] =
             ["bind 127.0.0.1", "save \"\"", "appendonly no", "repl-diskless-sync-delay 0", "enable-debug-command yes"];
         loop {
             let port = free_port();
-            let lines: Vec<_> = COMMON.map(String::from).into_iter().chain([format!("port {port}")]).chain(lines()).collect();
-            let server = Self { process: Process::new(&lines, &[]), port };
+            let common = COMMON.map(String::from).into_iter().chain(guard.lines(port)).chain(guard.lines_of_server());
+            let server = Self { process: Process::new(&common.chain(lines()).collect::<Vec<_>>(), &[]), port, guard: guard.clone() };
             if server.is_ready() {
                 return server;
             }
         }
     }
 
-    /// Where it listens on 127.0.0.1, without TLS.
+    /// Where it listens on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Where it listens with TLS.
-    pub fn tls_port(&self) -> u16 {
-        self.setting("tls-port").parse().unwrap()
     }
 
     /// Ends it at once, as `kill -9` does.
@@ -143,8 +129,7 @@ impl Server {
     /// # Errors
     /// The connection's, or what the server says.
     pub fn cli<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
-        let client = redis::Client::open(("127.0.0.1", self.port))?;
-        let mut connection = client.get_connection_with_timeout(PATIENCE)?;
+        let mut connection = self.guard.client(self.port)?.get_connection_with_timeout(PATIENCE)?;
         connection.set_read_timeout(Some(PATIENCE))?;
         redis::Cmd::new().arg(words).query(&mut connection)
     }

@@ -2,7 +2,7 @@
 
 use redis::RedisResult;
 
-use super::{Process, Server, free_port, wait_until};
+use super::{Guard, Process, Server, free_port, wait_until};
 
 /// How many sentinels, and how many of them must agree.
 const SENTINELS: usize = 3;
@@ -21,9 +21,14 @@ impl Sentinels {
 
     /// Starts them.
     pub fn start() -> Self {
-        let primary = Server::start();
+        Self::guarded(&Guard::default(), &Guard::default())
+    }
+
+    /// The same for those whom the servers' guard and the sentinels' let in.
+    pub fn guarded(servers: &Guard, sentinels: &Guard) -> Self {
+        let primary = Server::guarded(servers, &[]);
         let replicas = [primary.begin_replica(), primary.begin_replica()];
-        let sentinels: Vec<_> = (0..SENTINELS).map(|_| sentinel(primary.port())).collect();
+        let sentinels: Vec<_> = (0..SENTINELS).map(|_| sentinel(sentinels, &primary)).collect();
         let servers: Vec<_> = [primary].into_iter().chain(replicas).collect();
         servers[1..].iter().for_each(Server::wait_for_link);
         let counted = |one: &Server| {
@@ -64,18 +69,18 @@ impl Sentinels {
     }
 }
 
-fn sentinel(primary: u16) -> Server {
+fn sentinel(guard: &Guard, primary: &Server) -> Server {
     let master = Sentinels::MASTER;
     loop {
         let port = free_port();
         let lines = [
             "bind 127.0.0.1".into(),
-            format!("port {port}"),
-            format!("sentinel monitor {master} 127.0.0.1 {primary} {QUORUM}"),
+            format!("sentinel monitor {master} 127.0.0.1 {} {QUORUM}", primary.port),
             format!("sentinel down-after-milliseconds {master} 500"),
             format!("sentinel failover-timeout {master} 2000"),
         ];
-        let server = Server { process: Process::new(&lines, &["--sentinel"]), port };
+        let lines = guard.lines(port).into_iter().chain(lines).chain(guard.lines_of_sentinel(master, &primary.guard));
+        let server = Server { process: Process::new(&lines.collect::<Vec<_>>(), &["--sentinel"]), port, guard: guard.clone() };
         if server.is_ready() {
             hurry(&server, &["info-period", "ping-period", "ask-period", "publish-period"], "100");
             return server;

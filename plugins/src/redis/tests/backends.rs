@@ -1,4 +1,4 @@
-//! Every kind of server, and every way to be let in.
+//! What one server is asked, and what is told of it.
 
 use std::{
     sync::Arc,
@@ -8,12 +8,12 @@ use std::{
 use redis::Value;
 use tokio::task::JoinSet;
 
-use super::{ADD, ECHO, add, begin, bytes, config, down, fails_at_once, open, standalone, up, works};
+use super::{ADD, ECHO, add, begin, bytes, down, down_after_trying, fails_at_once, open, standalone, up};
 use crate::{
-    api::{Meters, Secret},
+    api::Meters,
     redis::{
-        ClientCertificate, Mode, Redis, RedisConfig, RedisTls,
-        server::{Sentinels, Server, pki, wait_until},
+        Redis, RedisConfig,
+        server::{Server, wait_until},
     },
     testing::metric,
 };
@@ -35,94 +35,6 @@ async fn a_database_has_keys_of_its_own() {
     let redis = open(RedisConfig { database: 3, ..standalone(server.port()) }).await;
     add(&redis, "a", 1).await.unwrap();
     assert_eq!(server.info("keyspace").trim(), "# Keyspace\r\ndb3:keys=1,expires=0,avg_ttl=0");
-}
-
-#[tokio::test]
-async fn an_acl_user_needs_no_more_than_keys_channels_and_scripts_of_ours() {
-    let server = Server::start();
-    let rules = "on >secret resetchannels ~fengda:* &fengda:* -@all +@read +@write +@scripting +subscribe +publish +ping +wait";
-    let words: Vec<_> = ["ACL", "SETUSER", "gateway"].into_iter().chain(rules.split(' ')).collect();
-    server.cli::<()>(&words).unwrap();
-    let login = |password: &str| RedisConfig {
-        username: Some("gateway".into()),
-        password: Some(Secret::from(password.to_owned())),
-        ..standalone(server.port())
-    };
-    let redis = open(login("secret")).await;
-    assert_eq!(add(&redis, "fengda:a", 1).await, Ok(1));
-    assert_eq!(redis.run_and_wait(&ADD, &[b"fengda:a"], &[b"1"], 0, Duration::from_millis(1)).await, Ok((Value::Int(2), 0)));
-    let channel = format!("fengda:wake:{}", redis.name());
-    let subscribers = || server.cli::<(String, u64)>(&["PUBSUB", "NUMSUB", &channel]).unwrap().1;
-    wait_until("the channel is heard", || subscribers() == 1);
-
-    let wrong = begin(login("other-secret"));
-    let reason = down_after_trying(&wrong).await;
-    assert!(reason.contains("127.0.0.1") && reason.contains("WRONGPASS") && !reason.contains("other-secret"), "{reason}");
-}
-
-#[tokio::test]
-async fn a_server_that_quotes_the_login_it_does_not_know_gives_no_password_away() {
-    let server = Server::with(&["rename-command HELLO \"\""]);
-    let password = Some(Secret::from("hunter2".to_owned()));
-    let reason = down_after_trying(&begin(RedisConfig { password, ..standalone(server.port()) })).await;
-    assert!(reason.contains("unknown command 'HELLO'") && !reason.contains("hunter2"), "{reason}");
-}
-
-/// Why the first attempt to connect failed.
-async fn down_after_trying(redis: &Redis) -> String {
-    let mut health = redis.health();
-    loop {
-        let reason = down(redis).await;
-        if reason != "not connected yet" {
-            return reason;
-        }
-        health.changed().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn tls_takes_only_servers_and_clients_that_it_trusts() {
-    let server = Server::with_tls(&["tls-auth-clients yes"]);
-    let pem = |name: &str| std::fs::read_to_string(pki(name)).unwrap();
-    let trusting = |ca: Option<String>, certificate: Option<&str>| RedisConfig {
-        tls: Some(RedisTls {
-            ca: ca.map(Into::into),
-            client: certificate.map(|name| ClientCertificate {
-                chain: pem(&format!("{name}.pem")).into(),
-                key: Secret::from(pem(&format!("{name}-key.pem"))),
-            }),
-        }),
-        ..standalone(server.tls_port())
-    };
-    let redis = open(trusting(Some(pem("ca.pem")), Some("second"))).await;
-    assert_eq!(add(&redis, "a", 1).await, Ok(1));
-    for refused in [trusting(None, Some("second")), trusting(Some(pem("ca.pem")), None)] {
-        let reason = down_after_trying(&begin(refused)).await;
-        assert!(reason.to_lowercase().contains("certificate"), "{reason}");
-    }
-}
-
-#[tokio::test]
-async fn sentinels_are_followed_to_another_primary() {
-    let sentinels = Sentinels::start();
-    let mode = Mode::Sentinel { master: Sentinels::MASTER.into() };
-    let redis = open(config(mode, sentinels.ports())).await;
-    assert_eq!(add(&redis, "a", 1).await, Ok(1));
-
-    // One that goes on living, as a replica.
-    let old = sentinels.primary().port();
-    sentinels.fail_over();
-    wait_until("another is the primary", || sentinels.primary().port() != old);
-    works(&redis, "a").await;
-
-    let old = sentinels.primary();
-    sentinels.sentinels()[0].kill(); // two are enough
-    old.kill();
-    down(&redis).await;
-    wait_until("another is the primary", || sentinels.primary().port() != old.port());
-    up(&redis).await;
-    let written = works(&redis, "a").await;
-    assert_eq!(sentinels.primary().cli::<i64>(&["GET", "a"]), Ok(written));
 }
 
 #[tokio::test]
@@ -175,7 +87,7 @@ async fn a_dropped_redis_leaves_no_connection() {
 #[tokio::test]
 async fn calls_and_connections_are_counted() {
     let (server, meters) = (Server::start(), Meters::default());
-    let redis = Redis::open(standalone(server.port()), &meters).unwrap();
+    let redis = Redis::open(standalone(server.port()), &[], &meters).unwrap();
     up(&redis).await;
     add(&redis, "a", 1).await.unwrap();
     server.cli::<()>(&["SET", "a", "x"]).unwrap();

@@ -11,21 +11,25 @@ use std::{
 use redis::Value;
 use tokio::task::JoinHandle;
 
-use super::{ADD, Fault, Health, PATIENCE, SOON, TIMEOUT, add, config, health, open, up};
+use super::{
+    ADD, Fault, Health, PATIENCE, SOON, TIMEOUT, add, config,
+    guarded::{past, strict},
+    health, open, up,
+};
 use crate::redis::{
     Mode, Redis,
-    server::{Cluster, wait_until},
+    server::{Cluster, Guard, wait_until},
 };
 
-async fn connect(cluster: &Cluster) -> Arc<Redis> {
-    open(config(Mode::Cluster, cluster.ports())).await
+async fn connect(cluster: &Cluster, guard: &Guard) -> Arc<Redis> {
+    open(past(guard, config(Mode::Cluster, cluster.ports()))).await
 }
 
 /// Keys of as many primaries as there are.
 fn keys(cluster: &Cluster) -> [String; 3] {
     let mut keys: Vec<String> = Vec::new();
     for i in 0.. {
-        let key = format!("{{{i}}}");
+        let key = format!("fengda:{{{i}}}");
         if keys.iter().all(|other| cluster.primary_of(other).port() != cluster.primary_of(&key).port()) {
             keys.push(key);
         }
@@ -79,7 +83,7 @@ impl Load {
 #[tokio::test]
 async fn a_key_is_asked_for_where_it_is() {
     let cluster = Cluster::shared();
-    let redis = connect(cluster).await;
+    let redis = connect(cluster, &Guard::default()).await;
     for i in 0..50 {
         let key = format!("fengda:{{everywhere/{i}}}");
         assert_eq!(add(&redis, &key, i).await, Ok(i));
@@ -93,8 +97,9 @@ async fn a_key_is_asked_for_where_it_is() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::disallowed_methods, reason = "it is another thread that moves the slots")]
 async fn slots_move_under_load_and_no_call_fails() {
-    let cluster = Cluster::start();
-    let redis = connect(&cluster).await;
+    let [guard, _] = strict();
+    let cluster = Cluster::guarded(&guard, &[]);
+    let redis = connect(&cluster, &guard).await;
     let [key, other, _] = keys(&cluster);
     let second = format!("{key}:2");
     let load = [vec![key.clone()], vec![second.clone()], vec![key.clone(), second.clone()]].map(|keys| Load::on(&redis, keys));
@@ -116,9 +121,9 @@ async fn slots_move_under_load_and_no_call_fails() {
 }
 
 /// Ends a primary with `end`: its users are without for a while, and never wait long; others notice nothing.
-async fn loses_a_primary(end: impl FnOnce(&Cluster, &str)) {
-    let cluster = Cluster::start();
-    let redis = connect(&cluster).await;
+async fn loses_a_primary(guard: &Guard, end: impl FnOnce(&Cluster, &str)) {
+    let cluster = Cluster::guarded(guard, &[]);
+    let redis = connect(&cluster, guard).await;
     let [lost, first, second] = keys(&cluster);
     let load = [first, second].map(|key| Load::on(&redis, vec![key]));
     add(&redis, &lost, 1).await.unwrap();
@@ -140,10 +145,11 @@ async fn loses_a_primary(end: impl FnOnce(&Cluster, &str)) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_primary_is_replaced_and_others_notice_nothing() {
-    loses_a_primary(|cluster, key| cluster.primary_of(key).kill()).await;
+    let [guard, _] = strict();
+    loses_a_primary(&guard, |cluster, key| cluster.primary_of(key).kill()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_stands_still_is_replaced_and_others_notice_nothing() {
-    loses_a_primary(|cluster, key| cluster.primary_of(key).pause()).await;
+    loses_a_primary(&Guard::default(), |cluster, key| cluster.primary_of(key).pause()).await;
 }

@@ -3,6 +3,7 @@
 mod backends;
 mod cluster;
 mod faults;
+mod guarded;
 mod wake;
 
 use std::{
@@ -29,8 +30,7 @@ fn config(mode: Mode, ports: impl IntoIterator<Item = u16>) -> RedisConfig {
         servers: ports.into_iter().map(|port| ("127.0.0.1".into(), port)).collect(),
         mode,
         database: 0,
-        username: None,
-        password: None,
+        login: None,
         tls: None,
         timeout: TIMEOUT,
     }
@@ -41,7 +41,7 @@ fn standalone(port: u16) -> RedisConfig {
 }
 
 fn begin(config: RedisConfig) -> Arc<Redis> {
-    Redis::open(config, &Meters::default()).unwrap()
+    Redis::open(config, &[], &Meters::default()).unwrap()
 }
 
 async fn open(config: RedisConfig) -> Arc<Redis> {
@@ -65,6 +65,18 @@ async fn down(redis: &Redis) -> String {
     match health(redis, "down", PATIENCE, |health| !health.is_up()).await {
         Health::Down { reason, .. } => reason.to_string(),
         other => panic!("{other:?}"),
+    }
+}
+
+/// Why the first attempt to connect failed.
+async fn down_after_trying(redis: &Redis) -> String {
+    let mut health = redis.health();
+    loop {
+        let reason = down(redis).await;
+        if reason != "not connected yet" {
+            return reason;
+        }
+        health.changed().await.unwrap();
     }
 }
 

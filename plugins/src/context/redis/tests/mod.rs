@@ -25,18 +25,18 @@ use crate::{
         conformance::{LIMITS, Subject, clock},
     },
     redis::{
-        Mode, Redis, RedisConfig,
+        Mode, Redis, RedisConfig, rights,
         server::{Cluster, Server},
     },
 };
 
 fn config(ports: &[u16], mode: Mode) -> RedisConfig {
     let servers = ports.iter().map(|port| ("127.0.0.1".into(), *port)).collect();
-    RedisConfig { servers, mode, database: 0, username: None, password: None, tls: None, timeout: Duration::from_secs(5) }
+    RedisConfig { servers, mode, database: 0, login: None, tls: None, timeout: Duration::from_secs(5) }
 }
 
 async fn redis(ports: &[u16], mode: Mode) -> Arc<Redis> {
-    let redis = Redis::open(config(ports, mode), &Meters::default()).unwrap();
+    let redis = Redis::open(config(ports, mode), rights::STORE, &Meters::default()).unwrap();
     let mut health = redis.health();
     tokio::time::timeout(Duration::from_secs(20), health.wait_for(|health| health.is_up())).await.unwrap().unwrap();
     redis
