@@ -82,12 +82,6 @@ impl Cluster {
         self.known.borrow().clone()
     }
 
-    /// A server to ask something that all know: one that is up, or else one of the seeds.
-    pub(super) fn any(&self) -> Address {
-        let up = self.nodes().iter().find_map(|node| if let State::Up(open) = node.state() { Some(open.address.clone()) } else { None });
-        up.unwrap_or_else(|| self.seeds[fastrand::usize(..self.seeds.len())].clone())
-    }
-
     /// The primaries.
     pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
         self.map().nodes.values().cloned().collect()

@@ -19,7 +19,7 @@ use super::{
     cluster::Cluster,
     dial::{Address, Dial},
     meters,
-    node::{Around, Node},
+    node::{Around, Node, Open, State},
     place::{Place, Sentinels},
     rights::{self, Rights},
     wake::{self, Listeners},
@@ -39,8 +39,8 @@ pub struct Redis {
 
 /// The server of a key.
 pub(super) enum Route {
-    /// The only one, and how to find it.
-    One(Node, Arc<Place>),
+    /// The only one.
+    One(Node),
     Cluster(Arc<Cluster>),
 }
 
@@ -94,7 +94,7 @@ impl Redis {
     pub async fn probe(&self) -> Result<(), Fault> {
         let deadline = Instant::now() + self.around.dial.timeout;
         match &*self.route {
-            Route::One(node, _) => node.probe(deadline).await?,
+            Route::One(node) => node.probe(deadline).await?,
             Route::Cluster(cluster) => {
                 if let Some(reason) = cluster.unknown() {
                     return Err(Fault::Down(reason.to_string()));
@@ -151,7 +151,7 @@ impl Redis {
         let begun = Instant::now();
         let deadline = begun + self.around.dial.timeout + more;
         let result = match &*self.route {
-            Route::One(node, _) => node.call(call, false, deadline).await,
+            Route::One(node) => node.call(call, false, deadline).await,
             Route::Cluster(cluster) => cluster.call(call, deadline).await,
         };
         let result = result.map_err(Fault::from);
@@ -182,21 +182,21 @@ impl Route {
                 Place::Sentinels(Arc::new(Sentinels::new(servers, master, around.dial.to_sentinels(login.as_ref()))))
             }
         };
-        let place = Arc::new(place);
-        Self::One(Node::new(place.clone(), around.clone()), place)
+        Self::One(Node::new(Arc::new(place), around.clone()))
     }
 
-    /// A server that hears what is published.
-    pub(super) async fn any(&self) -> Result<Address, String> {
+    /// The connections that calls go over now, of which each server hears what is published.
+    pub(super) fn open(&self) -> Vec<Arc<Open>> {
+        let open = |node: &Node| if let State::Up(open) = node.state() { Some(open) } else { None };
         match self {
-            Self::One(_, place) => place.find().await,
-            Self::Cluster(cluster) => Ok(cluster.any()),
+            Self::One(node) => open(node).into_iter().collect(),
+            Self::Cluster(cluster) => cluster.nodes().iter().filter_map(|node| open(node)).collect(),
         }
     }
 
     fn health(&self, begun: Instant) -> Health {
         match self {
-            Self::One(node, _) => Health::of([node.state()], begun),
+            Self::One(node) => Health::of([node.state()], begun),
             Self::Cluster(cluster) => match cluster.unknown() {
                 Some(reason) => Health::Down { reason, since: begun },
                 None => Health::of(cluster.nodes().iter().map(|node| node.state()), begun),
@@ -206,7 +206,7 @@ impl Route {
 
     fn in_flight(&self) -> usize {
         match self {
-            Self::One(node, _) => node.in_flight(),
+            Self::One(node) => node.in_flight(),
             Self::Cluster(cluster) => cluster.nodes().iter().map(|node| node.in_flight()).sum(),
         }
     }

@@ -34,14 +34,14 @@ impl Scan {
     pub async fn next(&mut self) -> Result<Option<Vec<Vec<u8>>>, Fault> {
         let (route, around) = self.redis.parts();
         let left = self.left.get_or_insert_with(|| match route {
-            Route::One(..) => vec![(None, b"0".to_vec())],
+            Route::One(_) => vec![(None, b"0".to_vec())],
             Route::Cluster(cluster) => cluster.nodes().into_iter().map(|node| (Some(node), b"0".to_vec())).collect(),
         });
         let Some((server, cursor)) = left.last_mut() else { return Ok(None) };
         let call = Call { script: &SCAN, keys: &[], args: &[cursor, self.glob.as_bytes()], wait: None };
         let node = match (server, route) {
             (Some(node), _) => &**node,
-            (None, Route::One(node, _)) => node,
+            (None, Route::One(node)) => node,
             (None, Route::Cluster(_)) => unreachable!("a cluster's servers are nodes"),
         };
         let (reply, _) = node.call(&call, false, Instant::now() + around.dial.timeout).await?;

@@ -1,6 +1,9 @@
 //! News from other gateways: a channel of this one's own, on a connection of its own.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
@@ -9,9 +12,9 @@ use tokio::{
 };
 
 use super::{
-    dial::{is_end, pause},
+    dial::{Address, is_end, pause},
     link::Route,
-    node::{Around, LOOK},
+    node::{Around, LOOK, Open},
 };
 
 /// Hears what other gateways send. It is called on Redis' own thread and must not wait.
@@ -41,53 +44,55 @@ impl Listeners {
     }
 }
 
-/// Listens on `channel`, for ever.
+/// Listens on `channel`, for ever, at a server that calls go to: an old primary that lives on may not hear what is said at the new one.
 pub(super) async fn hear(channel: String, route: Arc<Route>, around: Arc<Around>, listeners: Arc<Listeners>) {
     let mut failures = 0;
     loop {
-        let closed = Arc::new(Notify::new());
-        match subscribe(&channel, &route, &around, &listeners, &closed).await {
-            Ok(connection) => {
-                failures = 0;
-                around.meters.subscribed.set(1);
-                listeners.tell(|listener| listener.reconnected());
-                until_broken(connection, &around, &closed).await;
-                around.meters.subscribed.set(0);
-            }
-            Err(_) => failures += 1, // the same server's health says why
+        if let Some(beside) = fastrand::choice(route.open())
+            && let Ok((connection, closed)) = subscribe(&channel, &beside.address, &around, &listeners).await
+        {
+            failures = 0;
+            around.meters.subscribed.set(1);
+            listeners.tell(|listener| listener.reconnected());
+            until_broken(connection, &closed, &beside, &route, around.dial.timeout).await;
+            around.meters.subscribed.set(0);
+        } else {
+            failures += 1; // the server's health says why
         }
         sleep(pause(failures)).await;
     }
 }
 
+/// A connection, and what is told when it ends.
 async fn subscribe(
     channel: &str,
-    route: &Route,
+    address: &Address,
     around: &Around,
     listeners: &Arc<Listeners>,
-    closed: &Arc<Notify>,
-) -> Result<MultiplexedConnection, String> {
-    let address = route.any().await?;
-    let (listeners, closed) = (listeners.clone(), closed.clone());
+) -> Result<(MultiplexedConnection, Arc<Notify>), String> {
+    let closed = Arc::new(Notify::new());
+    let (listeners, told) = (listeners.clone(), closed.clone());
     let pushed = move |info: PushInfo| match (&info.kind, info.data.last()) {
         (PushKind::Message, Some(Value::BulkString(message))) => listeners.tell(|listener| listener.woken(message)),
-        _ if is_end(&info) => closed.notify_one(),
+        _ if is_end(&info) => told.notify_one(),
         _ => {}
     };
-    let mut connection = around.dial.connect(&address, pushed).await?;
+    let mut connection = around.dial.connect(address, pushed).await?;
     let subscribed = timeout(around.dial.timeout, connection.subscribe(channel)).await;
     subscribed.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
-    Ok(connection)
+    Ok((connection, closed))
 }
 
-async fn until_broken(mut connection: MultiplexedConnection, around: &Around, closed: &Notify) {
+/// Returns when the connection has ended or gives no answer, or calls go to other servers than the one that it was made `beside`.
+async fn until_broken(mut connection: MultiplexedConnection, closed: &Notify, beside: &Arc<Open>, route: &Route, time: Duration) {
     loop {
         tokio::select! {
             () = closed.notified() => return,
             () = sleep(LOOK) => {}
         }
-        let answered = timeout(around.dial.timeout, redis::cmd("PING").exec_async(&mut connection)).await;
-        if !matches!(answered, Ok(Ok(()))) {
+        let answered = timeout(time, redis::cmd("PING").exec_async(&mut connection)).await;
+        let now = route.open();
+        if !matches!(answered, Ok(Ok(()))) || (!now.is_empty() && !now.iter().any(|open| Arc::ptr_eq(open, beside))) {
             return;
         }
     }

@@ -60,6 +60,15 @@ impl Sentinels {
         self.servers.iter().find(|server| server.port() == *most).unwrap()
     }
 
+    /// Has the sentinels take another server for the primary from now on, as an operator may who has lost the first.
+    pub fn watch(&self, primary: &Server) {
+        let (port, quorum) = (primary.port().to_string(), QUORUM.to_string());
+        for one in &self.sentinels {
+            one.cli::<()>(&["SENTINEL", "REMOVE", Self::MASTER]).unwrap();
+            one.cli::<()>(&["SENTINEL", "MONITOR", Self::MASTER, "127.0.0.1", &port, &quorum]).unwrap();
+        }
+    }
+
     /// Has a replica take over in an orderly way, and waits until it has: the old primary refuses writes from then on.
     pub fn fail_over(&self) {
         let old = self.primary().port();

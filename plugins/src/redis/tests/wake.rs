@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::{PATIENCE, config, open, standalone};
 use crate::redis::{
     Listener, Mode, Redis,
-    server::{Cluster, Server},
+    server::{Cluster, Sentinels, Server},
 };
 
 #[derive(Default)]
@@ -76,4 +76,18 @@ async fn every_node_of_a_cluster_reaches_every_gateway() {
     for node in &cluster.nodes {
         heard.hears(&redis, node, &node.port().to_string()).await;
     }
+}
+
+#[tokio::test]
+async fn gateways_listen_where_the_primary_is_also_if_the_old_one_lives_on() {
+    let sentinels = Sentinels::start();
+    let mode = Mode::Sentinel { master: Sentinels::MASTER.into(), login: None };
+    let redis = open(config(mode, sentinels.ports())).await;
+    let heard = Heard::listen(&redis);
+    heard.hears(&redis, sentinels.primary(), "one").await;
+    // Another one, of which the first is no replica: nobody told it.
+    let other = Server::start();
+    sentinels.watch(&other);
+    heard.hears(&redis, &other, "two").await;
+    assert!(sentinels.servers[0].info("replication").contains("role:master"));
 }
