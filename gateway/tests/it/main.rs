@@ -39,6 +39,7 @@ mod process;
 mod prometheus;
 mod redis;
 mod redis_faults;
+mod redis_guarded;
 mod reload;
 mod schema;
 mod speaker;

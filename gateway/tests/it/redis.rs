@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fengda_plugins::{
     api::Clock,
-    redis::server::{Cluster, Sentinels, Server, pki},
+    redis::server::{Cluster, Sentinels, Server},
 };
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -26,11 +26,11 @@ fn on(redis: &Server, model: &Model) -> Gateway {
     site(model).redis(redis).start()
 }
 
-fn at(yaml: &str, model: &Model) -> Gateway {
+pub fn at(yaml: &str, model: &Model) -> Gateway {
     site(model).store(&format!("redis: {{ {yaml} }}")).start()
 }
 
-fn ports(ports: &[u16]) -> String {
+pub fn ports(ports: &[u16]) -> String {
     format!("servers: [{}]", ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect::<Vec<_>>().join(", "))
 }
 
@@ -122,30 +122,8 @@ async fn a_reload_keeps_the_store_and_refuses_another_one() {
     assert_eq!(gateway.ask("alpha", "u", "q").await["answer"], "2:q");
 }
 
-/// With no more rights than the document says.
-#[tokio::test]
-async fn the_rights_and_the_certificates_of_the_document_are_enough() {
-    let (redis, model) = (Server::with_tls(&["tls-auth-clients yes"]), Model::start().await);
-    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/redis.md")).unwrap();
-    let line = document.lines().find(|line| line.starts_with("ACL SETUSER fengda ")).expect("the document has the line");
-    redis.cli::<String>(&line.split(' ').collect::<Vec<_>>()).unwrap();
-    let port = redis.tls_port();
-    redis.cli::<String>(&["ACL", "SETUSER", "default", "off"]).unwrap();
-    let password = line.split(' ').find_map(|word| word.strip_prefix('>')).unwrap();
-    let path = |name: &str| pki(name).display().to_string();
-    let tls = format!("tls: {{ ca: {}, cert: {}, key: {} }}", path("ca.pem"), path("first.pem"), path("first-key.pem"));
-    let gateway = at(&format!("url: \"rediss://fengda:{password}@localhost:{port}\", {tls}"), &model);
-    until("it is ready", async || gateway.admin("GET", "/readyz").await.status == 200).await;
-    whole_life(&gateway).await;
-    let metrics = gateway.admin("GET", "/metrics").await;
-    assert!(!metrics.text().contains("result=\"refused\""), "a command that the rights do not allow:\n{}", metrics.text());
-    let locked_out = at(&format!("url: \"rediss://fengda:wrong@localhost:{port}\", {tls}"), &model);
-    let ready = locked_out.admin("GET", "/readyz").await;
-    assert!(ready.status == 503 && !ready.text().contains("wrong@"), "{}", ready.text());
-}
-
 /// Everything that a gateway does with a store.
-async fn whole_life(gateway: &Gateway) {
+pub async fn whole_life(gateway: &Gateway) {
     for n in 0..3 {
         let reply = gateway.ask("alpha", "u", "q").await;
         assert_eq!((&reply["answer"], &reply["stored"]), (&json!(format!("{n}:q")), &json!(true)));

@@ -7,12 +7,13 @@ mod rig;
 
 use std::time::{Duration, Instant};
 
-use fengda_plugins::redis::server::{Cluster, Sentinels, Server};
+use fengda_plugins::redis::server::{Cluster, Guard, Sentinels, Server};
 use serde_json::json;
 
 use self::rig::{Rig, Talker};
 use super::{
     client::until,
+    redis_guarded::past,
     wire::{Proxy, Wire},
 };
 
@@ -222,10 +223,9 @@ async fn the_wire_is_cut_between_a_script_and_its_reply() {
     rig.the_log_is_calm();
 }
 
-#[tokio::test]
-async fn a_primary_dies_and_sentinels_put_a_replica_in_its_place() {
-    let sentinels = Sentinels::start();
-    let rig = Rig::start(&format!("{}, sentinel: {}", servers(&sentinels.ports()), Sentinels::MASTER)).await;
+async fn a_primary_dies_under_sentinels(guards: [Guard; 2]) {
+    let sentinels = Sentinels::guarded(&guards[0], &guards[1]);
+    let rig = Rig::start(&format!("{}, sentinel: {}{}", servers(&sentinels.ports()), Sentinels::MASTER, past(&guards))).await;
     let mut talker = warm(&rig, "warm").await;
     // Any of them may be chosen.
     sentinels.primary().wait_for_replicas(2);
@@ -236,9 +236,18 @@ async fn a_primary_dies_and_sentinels_put_a_replica_in_its_place() {
 }
 
 #[tokio::test]
-async fn a_primary_of_a_cluster_dies_and_users_of_the_others_notice_nothing() {
-    let cluster = Cluster::start();
-    let rig = Rig::start(&format!("{}, cluster: true", servers(&cluster.ports()))).await;
+async fn a_primary_dies_and_sentinels_put_a_replica_in_its_place() {
+    a_primary_dies_under_sentinels(Default::default()).await;
+}
+
+#[tokio::test]
+async fn a_primary_dies_and_sentinels_put_a_replica_in_its_place_with_tls_and_logins() {
+    a_primary_dies_under_sentinels(Guard::documented(true)).await;
+}
+
+async fn a_primary_of_a_cluster_dies(guard: Guard) {
+    let cluster = Cluster::guarded(&guard, &[]);
+    let rig = Rig::start(&format!("{}, cluster: true{}", servers(&cluster.ports()), past(&[guard, Guard::default()]))).await;
     let slot_of = |user: &str| cluster.primary_of(&format!("{{alpha/{user}}}")).port();
     let other = (0..).map(|n| format!("other{n}")).find(|user| slot_of(user) != slot_of("warm")).unwrap();
     let (mut talker, mut other) = (warm(&rig, "warm").await, warm(&rig, &other).await);
@@ -252,10 +261,22 @@ async fn a_primary_of_a_cluster_dies_and_users_of_the_others_notice_nothing() {
     rig.the_log_is_calm();
 }
 
+#[tokio::test]
+async fn a_primary_of_a_cluster_dies_and_users_of_the_others_notice_nothing() {
+    a_primary_of_a_cluster_dies(Guard::default()).await;
+}
+
+#[tokio::test]
+async fn a_primary_of_a_cluster_with_tls_and_logins_dies_and_users_of_the_others_notice_nothing() {
+    let [guard, _] = Guard::documented(true);
+    a_primary_of_a_cluster_dies(guard).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn slots_move_under_a_chat() {
-    let cluster = Cluster::start();
-    let rig = Rig::start(&format!("{}, cluster: true", servers(&cluster.ports()))).await;
+    let [guard, _] = Guard::documented(true);
+    let cluster = Cluster::guarded(&guard, &[]);
+    let rig = Rig::start(&format!("{}, cluster: true{}", servers(&cluster.ports()), past(&[guard, Guard::default()]))).await;
     let mut talker = warm(&rig, "warm").await;
     let slot = cluster.slot("{alpha/warm}");
     for _ in 0..3 {
