@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use fengda_plugins::{
     api::{Clock, Readings},
     context::Context,
+    redis::Redis,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -46,6 +47,8 @@ pub struct Gateway {
     pub no_route: RouteMetrics,
     /// The conversations, if a route keeps any.
     context: Option<Arc<Context>>,
+    /// What keeps them, if it is a Redis.
+    redis: Option<Arc<Redis>>,
     origin: Origin,
     environment: Environment,
     workshop: Workshop,
@@ -89,6 +92,7 @@ impl Gateway {
         snapshot: Snapshot,
         workshop: Workshop,
         context: Option<Arc<Context>>,
+        redis: Option<Arc<Redis>>,
         origin: Origin,
         environment: Environment,
         read: Look,
@@ -105,6 +109,7 @@ impl Gateway {
             no_route,
             snapshot: ArcSwap::from_pointee(snapshot),
             context,
+            redis,
             origin,
             environment,
             workshop,
@@ -143,6 +148,10 @@ impl Gateway {
 
     /// Tells the store whose conversations an older deployment has.
     fn tell_store(&self, snapshot: &Snapshot) {
+        let tls = snapshot.config.store.redis().and_then(|link| link.tls.as_ref());
+        if let (Some(redis), Some(tls)) = (&self.redis, tls) {
+            redis.renew(tls);
+        }
         let Some(context) = &self.context else { return };
         context.import(snapshot.config.imports());
     }

@@ -138,7 +138,7 @@ pub fn start(options: Options) -> Result<Running, StartError> {
         logger::emit(&Event::FewFiles { connections, served: room });
     }
     let snapshot = Snapshot::build(config, &workshop, None)?;
-    let gateway = Gateway::new(snapshot, workshop, context.clone(), options.config, options.environment, read);
+    let gateway = Gateway::new(snapshot, workshop, context.clone(), redis.clone(), options.config, options.environment, read);
     let (draining, drains) = watch::channel(false);
     let (stop_serving, serving) = watch::channel(false);
     let (stop_admin, administering) = watch::channel(false);

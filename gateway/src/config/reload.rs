@@ -15,7 +15,7 @@ impl Config {
             ("admin", self.admin != running.admin),
             ("data", self.data != running.data),
             ("threads", self.threads != running.threads),
-            ("store", self.store != running.store),
+            ("store", !self.store.goes_on_from(&running.store)),
         ];
         let mut problems: Vec<_> = changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| self.needs_restart(key)).collect();
         if self.keeps_conversations() && !running.keeps_conversations() {

@@ -81,6 +81,17 @@ impl Store {
             Backend::Embedded { .. } => None,
         }
     }
+
+    /// Whether a gateway that runs with another one can go on with this: only the certificates for Redis may differ.
+    pub fn goes_on_from(&self, running: &Self) -> bool {
+        let mut this = self.clone();
+        if let (Backend::Redis(new), Backend::Redis(old)) = (&mut this.backend, &running.backend)
+            && new.link.tls.is_some() == old.link.tls.is_some()
+        {
+            new.link.tls.clone_from(&old.link.tls);
+        }
+        this == *running
+    }
 }
 
 /// Conversations of an older deployment.

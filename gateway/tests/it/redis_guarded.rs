@@ -114,3 +114,41 @@ async fn operators_are_told_what_a_login_lacks_and_no_password() {
     let log = serde_json::to_string(&all()).unwrap();
     assert!(!log.contains(login.password.expose()) && !log.contains("another-password"), "{log}");
 }
+
+#[tokio::test]
+async fn a_reload_takes_new_certificates_for_new_connections() {
+    let guard = Guard { tls: true, user: None };
+    let (redis, model) = (Server::guarded(&guard, &[]), Model::start().await);
+    let site = Site::new().model(&model);
+    let install = |site: &Site, from: &str, to: &str| {
+        std::fs::copy(pki(from), site.path(to)).unwrap();
+    };
+    install(&site, "second.pem", "authority.pem"); // which signed nothing
+    for name in ["second.pem", "second-key.pem"] {
+        install(&site, name, name);
+    }
+    let gateway = site.store(&format!("redis: {{ url: \"rediss://localhost:{}\", tls: {{ ca: authority.pem }} }}", redis.port())).start();
+    let is = async |status: u16, words: &str| {
+        let says = async || gateway.admin("GET", "/readyz").await;
+        until(words, async || matches!(says().await, reply if reply.status == status && reply.text().contains(words))).await;
+    };
+    is(503, "UnknownIssuer").await;
+    install(&gateway.site, "ca.pem", "authority.pem");
+    assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+    is(503, "CertificateRequired").await;
+    let with_own = gateway.site.config().replace("authority.pem }", "authority.pem, cert: second.pem, key: second-key.pem }");
+    gateway.site.write(&with_own);
+    assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+    is(200, "ok").await;
+    assert_eq!(gateway.ask("alpha", "u", "q").await["stored"], true);
+    // Connections that are open go on, and those that are made later do not.
+    install(&gateway.site, "second.pem", "authority.pem");
+    assert_eq!(gateway.admin("POST", "/reload").await.status, 200);
+    assert_eq!(gateway.ask("alpha", "u", "q").await["stored"], true);
+    redis.cli::<()>(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
+    is(200, "UnknownIssuer").await;
+    let tls = ", tls: { ca: authority.pem, cert: second.pem, key: second-key.pem }";
+    gateway.site.write(&with_own.replace("rediss:", "redis:").replace(tls, ""));
+    let refused = gateway.admin("POST", "/reload").await;
+    assert!(refused.status == 422 && refused.text().contains("`store` differs"), "{}", refused.text());
+}

@@ -1,6 +1,9 @@
 //! How a connection is made: address, TLS, login, and what the server says unasked.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
@@ -9,7 +12,7 @@ use redis::{
 use tokio::time::timeout;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 
-use super::{Login, RedisConfig, fault::said};
+use super::{Login, RedisConfig, RedisTls, fault::said};
 
 /// Calls that may be in flight on one connection; more fail at once. They are what is lost with it, and what it holds in memory.
 pub(super) const IN_FLIGHT: usize = 1024;
@@ -29,7 +32,8 @@ pub(super) type Address = (Arc<str>, u16);
 /// What all connections to one Redis have in common.
 pub(super) struct Dial {
     login: RedisConnectionInfo,
-    tls: Option<TlsCertificates>,
+    /// Sentinels have the same.
+    tls: Arc<RwLock<Option<TlsCertificates>>>,
     /// How long it may take to connect, and to answer.
     pub(super) timeout: Duration,
 }
@@ -37,18 +41,25 @@ pub(super) struct Dial {
 impl Dial {
     pub(super) fn new(config: &RedisConfig) -> Self {
         let login = logging_in(config.login.as_ref()).set_db(i64::from(config.database));
-        let tls = config.tls.as_ref().map(|tls| TlsCertificates {
+        if config.tls.is_some() {
+            // The crate takes the process's, which somebody may have set already.
+            let _ = aws_lc_rs::default_provider().install_default();
+        }
+        let dial = Self { login, tls: Arc::default(), timeout: config.timeout };
+        dial.renew(config.tls.as_ref());
+        dial
+    }
+
+    /// Has new connections, to sentinels too, made with these certificates.
+    pub(super) fn renew(&self, tls: Option<&RedisTls>) {
+        let certificates = tls.map(|tls| TlsCertificates {
             client_tls: tls.client.as_ref().map(|client| ClientTlsConfig {
                 client_cert: client.chain.as_bytes().to_vec(),
                 client_key: client.key.expose().as_bytes().to_vec(),
             }),
             root_cert: tls.ca.as_ref().map(|ca| ca.as_bytes().to_vec()),
         });
-        if tls.is_some() {
-            // The crate takes the process's, which somebody may have set already.
-            let _ = aws_lc_rs::default_provider().install_default();
-        }
-        Self { login, tls, timeout: config.timeout }
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = certificates;
     }
 
     /// The way to the sentinels of such servers: they have no databases, and users of their own.
@@ -78,15 +89,16 @@ impl Dial {
         pushed: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> RedisResult<MultiplexedConnection> {
         let host = host.to_string();
-        let address = match self.tls {
+        let tls = self.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let address = match tls {
             Some(_) => ConnectionAddr::TcpTls { host, port: *port, insecure: false, tls_params: None },
             None => ConnectionAddr::Tcp(host, *port),
         };
         // Without TCP_NODELAY a call waits for the acknowledgement of the one before it, up to 40 ms.
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = address.into_connection_info()?.set_redis_settings(self.login.clone()).set_tcp_settings(tcp);
-        let client = match &self.tls {
-            Some(tls) => Client::build_with_tls(info, tls.clone())?,
+        let client = match tls {
+            Some(tls) => Client::build_with_tls(info, tls)?,
             None => Client::open(info)?,
         };
         let settings = AsyncConnectionConfig::new()

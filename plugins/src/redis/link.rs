@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Fault, Health, Listener, Mode, RedisConfig, Script,
+    Fault, Health, Listener, Mode, RedisConfig, RedisTls, Script,
     call::{Answer, Call},
     cluster::Cluster,
     dial::{Address, Dial},
@@ -135,6 +135,11 @@ impl Redis {
     /// Has messages for this gateway handed to `listener` for as long as it lives.
     pub fn listen(&self, listener: Weak<dyn Listener>) {
         self.listeners.add(listener);
+    }
+
+    /// Has new connections made with these certificates; those that are open go on. Whether TLS is spoken stays as it was.
+    pub fn renew(&self, tls: &RedisTls) {
+        self.around.dial.renew(Some(tls));
     }
 
     /// Runs something on Redis' own thread.
