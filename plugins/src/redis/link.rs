@@ -65,9 +65,9 @@ impl Redis {
         if let Route::Cluster(cluster) = &*route {
             runtime.spawn(cluster.clone().follow());
         }
-        runtime.spawn(wake::hear(format!("fengda:wake:{name}"), route.clone(), around.clone(), listeners.clone()));
         let begun = Instant::now();
         let (report, health) = watch::channel(route.health(begun));
+        runtime.spawn(wake::hear(format!("fengda:wake:{name}"), route.clone(), around.clone(), listeners.clone(), health.clone()));
         runtime.spawn(watch_over(route.clone(), around.clone(), begun, report));
         Ok(Arc::new(Self { name, route, around, health, listeners, runtime: Some(runtime) }))
     }

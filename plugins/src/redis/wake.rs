@@ -7,11 +7,12 @@ use std::{
 
 use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{sleep, timeout},
 };
 
 use super::{
+    Health,
     dial::{Address, is_end, pause},
     link::Route,
     node::{Around, LOOK, Open},
@@ -44,10 +45,17 @@ impl Listeners {
     }
 }
 
-/// Listens on `channel`, for ever, at a server that calls go to: an old primary that lives on may not hear what is said at the new one.
-pub(super) async fn hear(channel: String, route: Arc<Route>, around: Arc<Around>, listeners: Arc<Listeners>) {
+/// Listens on `channel` for as long as anybody reports the health, at a server that calls go to: an old primary that lives on may not
+/// hear what is said at the new one.
+pub(super) async fn hear(
+    channel: String,
+    route: Arc<Route>,
+    around: Arc<Around>,
+    listeners: Arc<Listeners>,
+    mut health: watch::Receiver<Health>,
+) {
     let mut failures = 0;
-    loop {
+    while health.wait_for(Health::is_up).await.is_ok() {
         if let Some(beside) = fastrand::choice(route.open())
             && let Ok((connection, closed)) = subscribe(&channel, &beside.address, &around, &listeners).await
         {

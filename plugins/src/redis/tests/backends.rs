@@ -8,7 +8,7 @@ use std::{
 use redis::Value;
 use tokio::task::JoinSet;
 
-use super::{ADD, ECHO, add, begin, bytes, down, down_after_trying, fails_at_once, open, standalone, up};
+use super::{ADD, ECHO, add, begin, bytes, down, fails_at_once, open, standalone, up};
 use crate::{
     api::Meters,
     redis::{
@@ -35,6 +35,18 @@ async fn a_database_has_keys_of_its_own() {
     let redis = open(RedisConfig { database: 3, ..standalone(server.port()) }).await;
     add(&redis, "a", 1).await.unwrap();
     assert_eq!(server.info("keyspace").trim(), "# Keyspace\r\ndb3:keys=1,expires=0,avg_ttl=0");
+}
+
+/// Why the first attempt to connect failed.
+async fn down_after_trying(redis: &Redis) -> String {
+    let mut health = redis.health();
+    loop {
+        let reason = down(redis).await;
+        if reason != "not connected yet" {
+            return reason;
+        }
+        health.changed().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ADD, add, begin, config, down, down_after_trying, health, open, standalone, up, works};
+use super::{ADD, PATIENCE, add, begin, config, down, health, open, standalone, up, works};
 use crate::{
     api::{Meters, Secret},
     redis::{
@@ -42,6 +42,12 @@ fn begin_store(config: RedisConfig) -> Arc<Redis> {
     Redis::open(config, rights::STORE, &Meters::default()).unwrap()
 }
 
+/// What is told of the health, once it is about all of this.
+async fn told(redis: &Redis, words: &[&str]) -> String {
+    let is = |health: &Health| !health.is_up() && words.iter().all(|word| format!("{health:?}").contains(word));
+    format!("{:?}", health(redis, &format!("told of {words:?}"), PATIENCE, is).await)
+}
+
 #[tokio::test]
 async fn a_wrong_password_is_told_and_not_shown() {
     let [server, sentinel] = Guard::documented(false);
@@ -57,8 +63,8 @@ async fn a_wrong_password_is_told_and_not_shown() {
         (by(sentinel.login()), "NOAUTH"),
         (RedisConfig { login: wrong(), ..by(sentinel.login()) }, "WRONGPASS"),
     ] {
-        let reason = down_after_trying(&begin(config.clone())).await;
-        assert!(reason.starts_with("127.0.0.1:") && reason.contains(code) && !reason.contains("other-secret"), "{config:?}: {reason}");
+        let told = told(&begin(config), &["127.0.0.1:", code]).await;
+        assert!(!told.contains("other-secret"), "{told}");
     }
     let redis = begin_store(past(&server, by(sentinel.login())));
     up(&redis).await;
@@ -68,8 +74,8 @@ async fn a_wrong_password_is_told_and_not_shown() {
 async fn a_server_that_quotes_the_login_it_does_not_know_gives_no_password_away() {
     let server = Server::with(&["rename-command HELLO \"\""]);
     let login = Some(Login { username: None, password: Secret::from("hunter2".to_owned()) });
-    let reason = down_after_trying(&begin(RedisConfig { login, ..standalone(server.port()) })).await;
-    assert!(reason.contains("unknown command 'HELLO'") && !reason.contains("hunter2"), "{reason}");
+    let told = told(&begin(RedisConfig { login, ..standalone(server.port()) }), &["unknown command 'HELLO'"]).await;
+    assert!(!told.contains("hunter2"), "{told}");
 }
 
 /// A right as an ACL rule has it.
@@ -86,19 +92,22 @@ async fn each_right_of_the_document_is_asked_for() {
     let change = |rule: &str| node.cli::<()>(&["ACL", "SETUSER", "fengda", rule]).unwrap();
     let connect = || begin_store(past(&guard, config(Mode::Cluster, [node.port()])));
     let rules = rights::STORE.iter().chain(rights::CLUSTER).map(|right| rule(right));
-    let rules = rules.map(|rule| (format!("-{rule}"), format!("+{rule}"), rule.replace('|', " ")));
-    let others = [("resetkeys", "~fengda:*", "TYPE fengda:*"), ("resetchannels", "&fengda:wake:*", "PUBLISH fengda:wake:*")];
-    for (less, more, named) in rules.chain(others.map(|(less, more, named)| (less.into(), more.into(), named.to_lowercase()))) {
+    let rules = rules.map(|rule| (format!("-{rule}"), format!("+{rule}"), rule));
+    let others = [("resetkeys", "~fengda:*", "type fengda:*"), ("resetchannels", "&fengda:wake:*", "publish fengda:wake:*")];
+    for (less, more, named) in rules.chain(others.map(|(less, more, named)| (less.into(), more.into(), named.into()))) {
         change(&less);
-        let reason = down_after_trying(&connect()).await;
-        let told = reason.to_lowercase().replace('|', " ");
-        assert!(reason.starts_with("127.0.0.1:") && reason.contains("NOPERM") && told.contains(&named), "{named}: {reason}");
+        let redis = connect();
+        let denied = |health: &Health| {
+            let told = format!("{health:?}").to_lowercase();
+            ["127.0.0.1:", "noperm", &named].iter().all(|word| told.contains(word) || told.contains(&word.replace('|', " ")))
+        };
+        health(&redis, &format!("told of {named}"), PATIENCE, denied).await;
         change(&more);
     }
     up(&connect()).await;
 }
 
-/// What Redis says of a command that could not be sent as it is, nobody knows.
+/// Redis 7.0 crashes when it is asked of some that lack arguments.
 #[test]
 fn what_is_asked_of_a_right_is_a_whole_command() {
     let server = Server::start();
@@ -116,22 +125,21 @@ async fn a_right_that_is_taken_away_is_missed_before_anything_is_half_done() {
     let server = Server::guarded(&guard, &[]);
     server.cli::<()>(&["ACL", "SETUSER", "fengda", "-zadd", "-publish"]).unwrap();
     let redis = begin_store(past(&guard, standalone(server.port())));
-    let reason = down_after_trying(&redis).await;
     let named = "NOPERM the user has no right to PUBLISH fengda:wake:* 1, ZADD fengda:* 0 1";
-    assert!(reason.contains(named), "{reason}");
+    told(&redis, &[named]).await;
     let pushed = redis.run(&PUSH, &[b"fengda:a"], &[]).await;
     assert!(matches!(&pushed, Err(Fault::Down(reason)) if reason.contains(named)), "{pushed:?}");
     server.cli::<()>(&["ACL", "SETUSER", "fengda", "+zadd", "+publish"]).unwrap();
     up(&redis).await;
     redis.run(&PUSH, &[b"fengda:a"], &[]).await.unwrap();
     server.cli::<()>(&["ACL", "SETUSER", "fengda", "-hset"]).unwrap();
-    assert!(down(&redis).await.contains("HSET fengda:*"));
+    told(&redis, &["HSET fengda:*"]).await;
     server.cli::<()>(&["ACL", "SETUSER", "fengda", "+hset"]).unwrap();
     up(&redis).await;
     // Who is let in no more.
     server.cli::<()>(&["ACL", "DELUSER", "fengda"]).unwrap();
-    let reason = health(&redis, "told why", super::SOON, |health| format!("{health:?}").contains("WRONGPASS")).await;
-    assert!(!format!("{reason:?}").contains("password-of-your-own"), "{reason:?}");
+    let told = told(&redis, &["WRONGPASS"]).await;
+    assert!(!told.contains("password-of-your-own"), "{told}");
 }
 
 #[test]
@@ -176,9 +184,9 @@ async fn tls_takes_only_servers_and_clients_that_it_trusts() {
     assert_eq!(add(&redis, "a", 1).await, Ok(1));
     let elsewhere = RedisConfig { servers: vec![("127.0.0.2".into(), server.port())], ..with(tls(Some("ca.pem"), Some("second"))) };
     for refused in [with(tls(None, Some("second"))), with(tls(Some("ca.pem"), None)), elsewhere, with(None)] {
-        let (host, spoken) = (refused.servers[0].0.clone(), refused.tls.is_some());
-        let reason = down_after_trying(&begin(refused)).await;
-        assert!(reason.contains(&host) && (!spoken || reason.to_lowercase().contains("certificate")), "{reason}");
+        let host = refused.servers[0].0.clone();
+        let why = if refused.tls.is_some() { "ertificate" } else { "" }; // in the clear the connection just ends
+        told(&begin(refused), &[&host, why]).await;
     }
 }
 
@@ -188,8 +196,7 @@ async fn nodes_of_a_cluster_show_certificates_for_the_names_that_they_tell() {
     let lines = ["bind 127.0.0.1 127.0.0.2", "cluster-announce-ip 127.0.0.2", "cluster-announce-hostname localhost"];
     let cluster = Cluster::guarded(&guard, &lines);
     let redis = begin(past(&guard, config(Mode::Cluster, cluster.ports())));
-    let by_address = health(&redis, "told of the address", super::PATIENCE, |health| format!("{health:?}").contains("127.0.0.2:")).await;
-    assert!(matches!(&by_address, Health::Down { reason, .. } if reason.contains("not valid for name")), "{by_address:?}");
+    told(&redis, &["127.0.0.2:", "not valid for name"]).await;
     for node in &cluster.nodes {
         node.cli::<()>(&["CONFIG", "SET", "cluster-preferred-endpoint-type", "hostname"]).unwrap();
     }
@@ -199,9 +206,8 @@ async fn nodes_of_a_cluster_show_certificates_for_the_names_that_they_tell() {
     }
     let lost = cluster.primary_of("a");
     lost.kill();
-    let host = format!("localhost:{}: ", lost.port());
-    let partly = health(&redis, "partly up", super::PATIENCE, |health| matches!(health, Health::Partly { .. })).await;
-    assert!(format!("{partly:?}").contains(&host), "{partly:?}");
+    let named = |health: &Health| format!("{health:?}").contains(&format!("localhost:{}: ", lost.port()));
+    assert!(health(&redis, "partly up", PATIENCE, named).await.is_up());
 }
 
 /// Through an orderly failover, and one after a death.

@@ -68,18 +68,6 @@ async fn down(redis: &Redis) -> String {
     }
 }
 
-/// Why the first attempt to connect failed.
-async fn down_after_trying(redis: &Redis) -> String {
-    let mut health = redis.health();
-    loop {
-        let reason = down(redis).await;
-        if reason != "not connected yet" {
-            return reason;
-        }
-        health.changed().await.unwrap();
-    }
-}
-
 async fn add(redis: &Redis, key: &str, number: i64) -> Result<i64, Fault> {
     let value = redis.run(&ADD, &[key.as_bytes()], &[number.to_string().as_bytes()]).await?;
     Ok(redis::from_redis_value(value).unwrap())

@@ -25,9 +25,10 @@ use crate::{
         conformance::{LIMITS, Subject, clock},
     },
     redis::{
-        Mode, Redis, RedisConfig, rights,
+        Health, Mode, Redis, RedisConfig, rights,
         server::{Cluster, Server},
     },
+    testing::metric,
 };
 
 fn config(ports: &[u16], mode: Mode) -> RedisConfig {
@@ -36,9 +37,15 @@ fn config(ports: &[u16], mode: Mode) -> RedisConfig {
 }
 
 async fn redis(ports: &[u16], mode: Mode) -> Arc<Redis> {
-    let redis = Redis::open(config(ports, mode), rights::STORE, &Meters::default()).unwrap();
-    let mut health = redis.health();
-    tokio::time::timeout(Duration::from_secs(20), health.wait_for(|health| health.is_up())).await.unwrap().unwrap();
+    let meters = Meters::default();
+    let redis = Redis::open(config(ports, mode), rights::STORE, &meters).unwrap();
+    let hears_others = async {
+        while metric(&meters, "fengda_redis_subscribed", &[]) != Some(1.0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), hears_others).await.unwrap();
+    redis.health().wait_for(Health::is_up).await.unwrap();
     redis
 }
 
