@@ -1,12 +1,16 @@
 //! A primary, its replicas, and the sentinels that put one of them into its place.
 
+use std::time::Duration;
+
 use redis::RedisResult;
 
-use super::{Guard, Process, Server, free_port, wait_until};
+use super::{Guard, Process, Server, free_port, wait_until, wait_within};
 
 /// How many sentinels, and how many of them must agree.
 const SENTINELS: usize = 3;
 const QUORUM: usize = 2;
+/// How long a failover may take: sentinels that were held up by other work stand back for 30 s.
+const FAILOVER: Duration = Duration::from_secs(60);
 
 /// One primary, two replicas and three sentinels that notice within half a second that the primary is gone.
 pub struct Sentinels {
@@ -73,8 +77,13 @@ impl Sentinels {
     pub fn fail_over(&self) {
         let old = self.primary().port();
         let begun = || self.sentinels[0].cli::<()>(&["SENTINEL", "FAILOVER", Self::MASTER]).is_ok();
-        wait_until("a failover begins", begun);
-        wait_until("another server is the primary", || self.primary().port() != old);
+        wait_within(FAILOVER, "a failover begins", begun);
+        self.wait_for_another_than(old);
+    }
+
+    /// Waits until most sentinels know another primary than the one on this port.
+    pub fn wait_for_another_than(&self, old: u16) {
+        wait_within(FAILOVER, "another server is the primary", || self.primary().port() != old);
     }
 }
 

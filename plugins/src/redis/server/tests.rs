@@ -42,7 +42,7 @@ fn sentinels_put_a_replica_in_the_place_of_a_dead_primary() {
     sentinels.fail_over();
     let old = sentinels.primary();
     old.kill();
-    wait_until("another is the primary", || sentinels.primary().port() != old.port());
+    sentinels.wait_for_another_than(old.port());
     assert!(sentinels.primary().info("replication").contains("role:master"));
 }
 

@@ -7,7 +7,7 @@ use crate::{
     api::{Meters, Secret},
     redis::{
         ClientCertificate, Fault, Health, Login, Mode, Redis, RedisConfig, RedisTls, Script, rights,
-        server::{Cluster, Guard, Sentinels, Server, pki, wait_until},
+        server::{Cluster, Guard, Sentinels, Server, pki},
     },
 };
 
@@ -211,34 +211,24 @@ async fn nodes_of_a_cluster_show_certificates_for_the_names_that_they_tell() {
 }
 
 /// Through an orderly failover, and one after a death.
-async fn sentinels_are_followed([servers, sentinels]: [Guard; 2]) {
+#[tokio::test]
+async fn sentinels_are_followed_to_another_primary() {
+    let [servers, sentinels] = strict();
     let there = Sentinels::guarded(&servers, &sentinels);
     let mode = Mode::Sentinel { master: Sentinels::MASTER.into(), login: sentinels.login() };
     let redis = open(past(&servers, config(mode, there.ports()))).await;
     assert_eq!(add(&redis, "fengda:a", 1).await, Ok(1));
 
     // One that goes on living, as a replica.
-    let old = there.primary().port();
     there.fail_over();
-    wait_until("another is the primary", || there.primary().port() != old);
     works(&redis, "fengda:a").await;
 
     let old = there.primary();
     there.sentinels()[0].kill(); // two are enough
     old.kill();
     down(&redis).await;
-    wait_until("another is the primary", || there.primary().port() != old.port());
+    there.wait_for_another_than(old.port());
     up(&redis).await;
     let written = works(&redis, "fengda:a").await;
     assert_eq!(there.primary().cli::<i64>(&["GET", "fengda:a"]), Ok(written));
-}
-
-#[tokio::test]
-async fn sentinels_are_followed_to_another_primary() {
-    sentinels_are_followed([Guard::default(), Guard::default()]).await;
-}
-
-#[tokio::test]
-async fn sentinels_with_tls_and_logins_are_followed_to_another_primary() {
-    sentinels_are_followed(strict()).await;
 }
