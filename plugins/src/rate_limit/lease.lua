@@ -1,13 +1,14 @@
--- One gateway tells what comes to it of one key of a limit, and gets its share of the rate until it lapses, and tokens for its stock.
+-- One gateway tells what comes to it of one key of a limit, and gets its share of the rate until it lapses. Tokens go to its stock, or back.
 --
 -- The hash has a field for each gateway, `share demand until`, and `pool`, `tokens time`: tokens that no gateway has. Into the pool flows
 -- what of the rate is leased to nobody; out of it goes what gateways are given at once or have taken before they had a lease. So all
 -- gateways together get the rate and the burst, however their loads move. Times are seconds, rates per second.
 --
--- KEYS: the key. ARGV: gateway, rate, burst, a stock, demand (empty: it stops), balance, want, time (empty: the server's).
+-- KEYS: the key. ARGV: gateway, rate, burst, a stock, demand (empty: it stops), balance, level, time (empty: the server's).
 local key, me = KEYS[1], ARGV[1]
 local rate, full, enough = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local demand, balance, want, now = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local demand, balance, level, now = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+demand = demand and math.max(demand, 0.000001) -- it is divided by
 if not now then
   local time = redis.call('TIME')
   now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -50,20 +51,27 @@ local share, stock, life, patience = 0, 0, 0, 128
 if demand then
   -- A debt is paid back in ten seconds, out of everybody's share.
   local whole = rate + math.min(pool, 0) / 10
-  if demands >= whole then
-    share = whole * demand / demands -- as many of each gateway's requests pass
-  else
+  -- All gateways together talk 7 times in 800 requests: 5 times as their requests are, so that the shares keep up with the loads, and
+  -- twice each as often as any other, so that what lies unused where few requests come is soon found.
+  patience = 1 / (1 / 160 + demands / (400 * gateways * demand))
+  local room = enough
+  if demands < whole then
     -- The rest is left to the pool, from which whoever needs it gets it at once.
     share = demand + math.min((whole - demands) / gateways, demand + rate / 32) / 2
+  else
+    share = whole * demand / demands -- as many of each gateway's requests pass
+    if pool < enough then
+      room = math.min(room, (1 - share / demand) * patience / 4) -- what it lacks in a quarter of the time until it asks again
+    end
   end
   local possible = math.max(0, math.min(share, whole - others))
   if possible < share * 3 / 4 then
-    patience = 32 -- the others have too much; when they have asked, there is more
+    patience = math.min(patience, 32) -- the others have too much; when they have asked, there is more
   end
   share = possible
-  stock = math.max(0, math.min(want, pool))
+  stock = math.min(room - level, math.max(pool, 0))
   pool = pool - stock
-  life = math.min(math.max(256 / demand, 1), LONGEST) -- twice as long as until it asks again
+  life = math.min(math.max((2 * patience + 16) / demand, 1), LONGEST) -- twice as long as until it asks again, and a little
   last = math.max(last, now + life)
   redis.call('HSET', key, me, string.format('%.6f %.6f %.6f', share, demand, now + life))
 else
@@ -75,4 +83,4 @@ redis.call('PEXPIRE', key, math.ceil((last - now + (full - pool) / rate + 1) * 1
 -- Whether to ask again before the stock is used up: there is more, or there is going to be.
 local more = pool >= enough or demands < rate
 -- Numbers lose their fractions on the way: millionths.
-return {math.floor(share * 1000000), math.floor(stock * 1000000), math.floor(life * 1000000), gateways, patience, more and 1 or 0}
+return {math.floor(share * 1000000), math.floor(stock * 1000000), math.floor(life * 1000000), gateways, math.ceil(patience), more and 1 or 0}

@@ -4,14 +4,12 @@
 //! Tokens, one for each request, are not made here. What Redis gives is spent, or told to it as left over; what a gateway takes before it
 //! has a lease is told as owed (`balance`). Redis' side of it is `lease.lua`.
 
+use super::demand::{Demand, PAUSE};
+
 /// Requests after which the share is talked over for the first time, if the stock lasts so long.
 const REQUESTS: u32 = 128;
-/// Least time between two such talks, in nanoseconds; the time over which demand is measured at least.
-const PAUSE: u64 = 250_000_000;
 /// Least time between two requests for what Redis said it has, in nanoseconds.
 const BREATH: u64 = 25_000_000;
-/// Over which demand is averaged, in nanoseconds.
-const MEMORY: f64 = 0.5e9;
 /// The part of the rate that a gateway without a lease gets by itself, on trust: a key that is used less than that asks Redis for
 /// nothing until it owes a slice.
 const TRICKLE: f64 = 1.0 / 400.0;
@@ -51,11 +49,7 @@ pub(super) struct Lease {
     until: u64,
     /// Tokens of the share that found the stock full, less those that were taken on trust, since Redis was last told.
     balance: f64,
-    /// Requests since `since`.
-    seen: u32,
-    since: u64,
-    /// Requests a nanosecond, as last told.
-    demand: f64,
+    demand: Demand,
     /// Requests after which Redis is asked again.
     patience: u32,
     /// When it was last asked.
@@ -74,15 +68,15 @@ pub(super) struct Ask {
     pub(super) demand: Option<f64>,
     /// See [`Lease`].
     pub(super) balance: f64,
-    /// Tokens that would fill the stock.
-    pub(super) want: f64,
+    /// Tokens on hand.
+    pub(super) level: f64,
     /// When it was asked.
     at: u64,
 }
 
 impl Ask {
     /// For nothing, to hear whether somebody answers.
-    pub(super) const NOTHING: Self = Self { demand: None, balance: 0.0, want: 0.0, at: 0 };
+    pub(super) const NOTHING: Self = Self { demand: None, balance: 0.0, level: 0.0, at: 0 };
 }
 
 /// What Redis gives.
@@ -90,7 +84,7 @@ impl Ask {
 pub(super) struct Grant {
     /// Tokens a second.
     pub(super) share: f64,
-    /// Tokens at once.
+    /// Tokens at once; below zero, so many are to be given back.
     pub(super) stock: f64,
     /// Nanoseconds until the share lapses.
     pub(super) life: u64,
@@ -110,9 +104,7 @@ impl Lease {
             share: 0.0,
             until: 0,
             balance: -level,
-            seen: 0,
-            since: now,
-            demand: 0.0,
+            demand: Demand::new(now),
             patience: REQUESTS,
             asked: now.saturating_sub(PAUSE),
             asking: false,
@@ -124,7 +116,7 @@ impl Lease {
     /// Counts a request; whether it may pass.
     pub(super) fn take(&mut self, now: u64, whole: &Whole) -> bool {
         self.refill(now, whole);
-        self.seen = self.seen.saturating_add(1);
+        self.demand.count();
         self.spend()
     }
 
@@ -137,23 +129,16 @@ impl Lease {
     /// What Redis is to be asked for now, if anything; then [`granted`](Self::granted) or [`failed`](Self::failed) follows.
     pub(super) fn ask(&mut self, now: u64, whole: &Whole) -> Option<Ask> {
         let full = whole.stock();
-        let measured = now.saturating_sub(self.since);
-        let due = self.seen >= self.patience && measured >= PAUSE;
+        let due = self.demand.has_seen(self.patience, now);
         let pause = if self.more { BREATH } else { PAUSE };
         let short = self.level < full / 2.0 && (self.more || self.until <= now) && now.saturating_sub(self.asked) >= pause;
         let owing = self.balance <= -2.0 * full && now.saturating_sub(self.asked) >= PAUSE;
         if self.asking || !(due || short || owing) {
             return None;
         }
-        let demand = f64::from(self.seen) / measured.max(PAUSE) as f64;
-        let weight = if self.demand > 0.0 { measured as f64 / (measured as f64 + MEMORY) } else { 1.0 };
-        let demand = self.demand + (demand - self.demand) * weight;
-        if measured >= PAUSE {
-            (self.demand, self.seen, self.since) = (demand, 0, now);
-        }
         (self.asking, self.asked) = (true, now);
         let balance = std::mem::take(&mut self.balance);
-        Some(Ask { demand: Some(demand * 1e9), balance, want: (full - self.level).max(0.0), at: now })
+        Some(Ask { demand: Some(self.demand.measure(now) * 1e9), balance, level: self.level, at: now })
     }
 
     /// Gives everything back, if there is something to give back.
@@ -162,7 +147,7 @@ impl Lease {
         let leased = self.until > now;
         (self.share, self.until) = (0.0, 0);
         let (level, balance) = (std::mem::take(&mut self.level), std::mem::take(&mut self.balance));
-        leased.then_some(Ask { demand: None, balance: level + balance, want: 0.0, at: now })
+        leased.then_some(Ask { demand: None, balance: level + balance, level: 0.0, at: now })
     }
 
     /// Redis has answered.
@@ -174,11 +159,12 @@ impl Lease {
         self.level += grant.stock;
     }
 
-    /// Redis has not answered. It is told again what was owed, but not what was left over: whether it knows is unknown.
+    /// Redis has not answered, and whether it knows what it was told is unknown. It is told again what was owed, but not what was left
+    /// over; and what was on hand is owed, as it may have been given back.
     pub(super) fn failed(&mut self, ask: &Ask) {
         self.asking = false;
         self.more = false;
-        self.balance += ask.balance.min(0.0);
+        self.balance += ask.balance.min(0.0) - self.level.clamp(0.0, ask.level.max(0.0));
     }
 
     /// Tokens there are now, and how many come in a nanosecond; while there is no share, how many might.
@@ -216,7 +202,7 @@ impl Lease {
             let trusted = (whole.rate * TRICKLE * now.saturating_sub(lapsed) as f64).min(full - self.level);
             (self.level, self.balance) = (self.level + trusted, self.balance - trusted);
             if self.share > 0.0 {
-                (self.share, self.demand, self.seen, self.since) = (0.0, 0.0, 0, now);
+                (self.share, self.demand) = (0.0, Demand::new(now));
                 (self.patience, self.more) = (REQUESTS, false);
             }
         }

@@ -94,9 +94,9 @@ impl Lessor {
         let &Subject { key, holder, whole, time } = subject;
         let text = |number: f64| format!("{number:.6}");
         let demand = ask.demand.map_or_else(String::new, text);
-        let numbers = [whole.rate * 1e9, whole.burst, whole.stock(), ask.balance, ask.want].map(text);
-        let [rate, burst, stock, balance, want] = numbers.each_ref().map(|text| text.as_bytes());
-        let args = [holder.as_bytes(), rate, burst, stock, demand.as_bytes(), balance, want, time.as_bytes()];
+        let numbers = [whole.rate * 1e9, whole.burst, whole.stock(), ask.balance, ask.level].map(text);
+        let [rate, burst, stock, balance, level] = numbers.each_ref().map(|text| text.as_bytes());
+        let args = [holder.as_bytes(), rate, burst, stock, demand.as_bytes(), balance, level, time.as_bytes()];
         let answer = self.redis.run(&LEASE, &[key], &args).await.and_then(|value| read(&value));
         let (grant, gateways) = answer.inspect_err(|fault| self.doubt(fault))?;
         if ask.demand.is_some() {
@@ -146,7 +146,7 @@ async fn watch(lessor: Weak<Lessor>) {
 
 /// The script's answer: a grant, and how many gateways there are.
 fn read(value: &Value) -> Result<(Grant, u32), Fault> {
-    let (share, stock, life, gateways, patience, more): (u64, u64, u64, u32, u32, u8) =
+    let (share, stock, life, gateways, patience, more): (u64, i64, u64, u32, u32, u8) =
         FromRedisValue::from_redis_value_ref(value).map_err(|e| Fault::Refused { code: "ANSWER".into(), detail: e.to_string() })?;
     let grant = Grant { share: share as f64 / 1e6, stock: stock as f64 / 1e6, life: life * 1000, patience, more: more > 0 };
     Ok((grant, gateways.max(1)))

@@ -16,6 +16,7 @@
 mod alone;
 mod buckets;
 mod config;
+mod demand;
 mod lease;
 mod leases;
 mod lessor;

@@ -1,6 +1,7 @@
 //! The limits as clients meet them: what passes and what is refused, across tenants, reloads and threads.
 
 mod config;
+mod exact;
 mod fleet;
 mod headers;
 mod together;
