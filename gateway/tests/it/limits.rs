@@ -103,6 +103,19 @@ async fn a_gateway_that_stops_gives_its_leases_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn gateways_that_start_without_redis_share_a_limit_by_the_number_they_are_told() {
+    let server = Server::start();
+    let redis = format!("store: {{ redis: {{ url: \"redis://127.0.0.1:{}\" }} }}", server.port());
+    server.kill();
+    let gateway = Site::new().limits("[{ name: tenant, by: tenant, rate: 100/s, burst: 20 }], gateways: 4").extra(&redis).start();
+    while gateway.metric("fengda_rate_limit_without_store").await < 1.0 {}
+    for _ in 0..5 {
+        assert_eq!(gateway.say("alpha", "u", json!({ "query": "q" })).await.status, 200);
+    }
+    gateway.say("alpha", "u", json!({ "query": "q" })).await.error(429, "rate_limited");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn operators_are_told_when_limits_are_kept_without_redis() {
     let server = Server::start();
     let redis = format!("store: {{ redis: {{ url: \"redis://127.0.0.1:{}\" }} }}", server.port());

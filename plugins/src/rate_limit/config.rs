@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use serde_yaml::Value;
 
+use super::lease::Whole;
 use crate::{
     api::{Problem, Scope, parse_config, parse_items},
     units::Reader,
@@ -20,6 +21,8 @@ pub(super) const MAX_NAME: usize = 32;
 const MAX_COUNT: u32 = 100_000_000;
 /// Fewest and most keys that a limit may keep: 16 million take a GiB.
 const KEYS: std::ops::RangeInclusive<u32> = 1024..=1 << 24;
+/// Fewest and most gateways that may share a limit.
+const GATEWAYS: std::ops::RangeInclusive<u32> = 1..=1000;
 /// Longest time in which a burst may come back.
 const MAX_REFILL: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -35,6 +38,8 @@ pub struct RateLimitConfig {
     pub max_keys: u32,
     /// What becomes of limits that gateways keep together on `store.redis` while it does not answer.
     pub without_store: Without,
+    /// How many gateways there are, by which `share` divides if no more were heard of lately: after a start without Redis, none were.
+    pub gateways: u32,
 }
 
 /// What becomes of a limit whose other gateways cannot be heard.
@@ -50,6 +55,31 @@ pub enum Without {
     Closed,
 }
 
+/// What a gateway does about a limit while Redis does not answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fallback {
+    without: Without,
+    gateways: u32,
+}
+
+impl Fallback {
+    /// The part of `whole` that is this gateway's, if it has any. `heard`: how many gateways there were when Redis was last heard.
+    pub(super) fn part(self, whole: &Whole, heard: u32) -> Option<Whole> {
+        match self.without {
+            Without::Share => Some(whole.part(heard.max(self.gateways))),
+            Without::Open => Some(*whole),
+            Without::Closed => None,
+        }
+    }
+}
+
+impl RateLimitConfig {
+    /// What it says of the time without Redis.
+    pub(super) fn fallback(&self) -> Fallback {
+        Fallback { without: self.without_store, gateways: self.gateways }
+    }
+}
+
 impl Default for RateLimitConfig {
     fn default() -> Self {
         let limit = |name: &str, by, count, burst| LimitConfig {
@@ -63,6 +93,7 @@ impl Default for RateLimitConfig {
             limits: vec![limit("tenant", By::Tenant, 500, 1000), limit("user", By::User, 50, 200)],
             max_keys: 200_000,
             without_store: Without::Share,
+            gateways: 1,
         }
     }
 }
@@ -174,9 +205,10 @@ pub(super) fn read(scope: &Scope, value: &Value) -> Result<RateLimitConfig, Vec<
         limits = Some(read);
     }
     let config = parse_config::<RateLimitConfig>(scope, &rest).map_err(|found| problems.extend(found)).ok();
-    if config.as_ref().is_some_and(|config| !KEYS.contains(&config.max_keys)) {
-        let message = format!("must be {} to {}", KEYS.start(), KEYS.end());
-        problems.push(Problem { scope: scope.clone(), path: "max_keys".into(), message });
+    let numbers = config.iter().flat_map(|config| [("max_keys", config.max_keys, KEYS), ("gateways", config.gateways, GATEWAYS)]);
+    for (path, _, range) in numbers.filter(|(_, number, range)| !range.contains(number)) {
+        let message = format!("must be {} to {}", range.start(), range.end());
+        problems.push(Problem { scope: scope.clone(), path: path.into(), message });
     }
     match config {
         Some(mut config) if problems.is_empty() => {

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Weak};
 
 use super::{
-    config::{LimitConfig, Without},
+    config::{Fallback, LimitConfig},
     lease::{Ask, Lease, Whole},
     lessor::{Lessor, Subject},
     limit::{Left, nanos},
@@ -44,7 +44,7 @@ impl Leases {
     }
 
     /// Counts a request; whether it may pass. `name` makes the key's name in Redis, which is seldom needed.
-    pub(super) fn take(&self, key: Key, without: Without, name: impl FnOnce() -> Arc<[u8]>) -> bool {
+    pub(super) fn take(&self, key: Key, fallback: Fallback, name: impl FnOnce() -> Arc<[u8]>) -> bool {
         let now = self.now();
         let mut shard = self.accounts.shard(key);
         let account = match shard.get_mut(key) {
@@ -56,11 +56,7 @@ impl Leases {
         };
         let lease = &mut account.lease;
         if self.lessor.is_gone() {
-            return match without {
-                Without::Share => lease.take_alone(now, &self.whole.part(self.lessor.gateways())),
-                Without::Open => lease.take_alone(now, &self.whole),
-                Without::Closed => false,
-            };
+            return fallback.part(&self.whole, self.lessor.gateways()).is_some_and(|part| lease.take_alone(now, &part));
         }
         let passes = lease.take(now, &self.whole);
         if let Some((ask, me)) = lease.ask(now, &self.whole).zip(self.me.upgrade()) {
@@ -71,15 +67,14 @@ impl Leases {
     }
 
     /// What is left for a key at this gateway. Counts nothing.
-    pub(super) fn left(&self, key: Key, without: Without) -> Left {
+    pub(super) fn left(&self, key: Key, fallback: Fallback) -> Left {
         let now = self.now();
         let account = self.accounts.shard(key).get(key).map(|account| account.lease.clone());
         let account = account.unwrap_or_else(|| Lease::new(now, &self.whole));
-        let (level, rate) = match (self.lessor.is_gone(), without) {
-            (false, _) => account.left(now, &self.whole),
-            (true, Without::Share) => account.left_alone(now, &self.whole.part(self.lessor.gateways())),
-            (true, Without::Open) => account.left_alone(now, &self.whole),
-            (true, Without::Closed) => (0.0, CLOSED),
+        let (level, rate) = if self.lessor.is_gone() {
+            fallback.part(&self.whole, self.lessor.gateways()).map_or((0.0, CLOSED), |part| account.left_alone(now, &part))
+        } else {
+            account.left(now, &self.whole)
         };
         Left::of(level, rate)
     }

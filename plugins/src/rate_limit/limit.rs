@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     alone::Alone,
-    config::{By, LimitConfig, Without},
+    config::{By, Fallback, LimitConfig},
     leases::Leases,
     lessor::Lessor,
     table::Key,
@@ -74,20 +74,20 @@ impl Limit {
     }
 
     /// Counts a request; whether it may pass. `None` if the limit is by something that is not known of the request.
-    pub(super) fn take(&self, ctx: &RequestCtx, without: Without) -> Option<bool> {
+    pub(super) fn take(&self, ctx: &RequestCtx, fallback: Fallback) -> Option<bool> {
         let key = self.key(ctx)?;
         Some(match &self.accounts {
             Accounts::Alone(alone) => alone.take(key),
-            Accounts::Together(leases) => leases.take(key, without, || self.name(ctx).into()),
+            Accounts::Together(leases) => leases.take(key, fallback, || self.name(ctx).into()),
         })
     }
 
     /// What is left for the key of this request, if the limit applies to it. Counts nothing.
-    pub(super) fn left(&self, ctx: &RequestCtx, without: Without) -> Option<Left> {
+    pub(super) fn left(&self, ctx: &RequestCtx, fallback: Fallback) -> Option<Left> {
         let key = self.key(ctx)?;
         Some(match &self.accounts {
             Accounts::Alone(alone) => alone.left(key),
-            Accounts::Together(leases) => leases.left(key, without),
+            Accounts::Together(leases) => leases.left(key, fallback),
         })
     }
 

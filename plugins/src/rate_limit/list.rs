@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, header::RETRY_AFTER};
 use prometheus::IntCounter;
 
 use super::{
-    config::{By, LimitConfig, MAX_NAME, Without},
+    config::{By, Fallback, LimitConfig, MAX_NAME},
     limit::{Left, Limit},
 };
 use crate::api::{Code, Limited, Reject, RequestCtx, UserLimit};
@@ -20,7 +20,7 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 /// The limits that a request must pass, the narrowest first.
 pub(super) struct LimitList {
     entries: Vec<Entry>,
-    without: Without,
+    fallback: Fallback,
     /// `RateLimit-Policy`.
     policy: Option<HeaderValue>,
     /// Those by user that are too narrow for leases, for the store of conversations to keep.
@@ -50,8 +50,8 @@ impl Entry {
     }
 
     /// Counts a request; whether it may go on. A limit by what is not known of it lets it pass.
-    fn admits(&self, ctx: &RequestCtx, without: Without) -> bool {
-        match self.limit.take(ctx, without) {
+    fn admits(&self, ctx: &RequestCtx, fallback: Fallback) -> bool {
+        match self.limit.take(ctx, fallback) {
             None => true,
             Some(true) => {
                 self.allowed.inc();
@@ -67,15 +67,15 @@ impl Entry {
 
 impl LimitList {
     /// Of these, the narrowest first. `shared` says that other gateways keep them too.
-    pub(super) fn new(entries: Vec<Entry>, without: Without, shared: bool) -> Self {
+    pub(super) fn new(entries: Vec<Entry>, fallback: Fallback, shared: bool) -> Self {
         let policy = policy(entries.iter().filter(|e| !e.shadow).map(|e| &e.limit.config));
         let turns = entries.iter().filter(|entry| shared && entry.is_of_turns()).map(Entry::of_turns).collect();
-        Self { entries, without, policy, turns }
+        Self { entries, fallback, policy, turns }
     }
 
     /// Counts a request; whether it may go on.
     pub(super) fn admits(&self, ctx: &RequestCtx) -> bool {
-        self.entries.iter().all(|entry| entry.admits(ctx, self.without))
+        self.entries.iter().all(|entry| entry.admits(ctx, self.fallback))
     }
 
     /// See [`RequestCtx::turn_limits`].
@@ -85,7 +85,7 @@ impl LimitList {
 
     /// The limit that holds this request's sender back the most: the longest wait, then the fewest requests left.
     pub(super) fn tightest(&self, ctx: &RequestCtx) -> Option<(&Limit, Left)> {
-        let left = self.entries.iter().filter(|e| !e.shadow).filter_map(|e| Some((&*e.limit, e.limit.left(ctx, self.without)?)));
+        let left = self.entries.iter().filter(|e| !e.shadow).filter_map(|e| Some((&*e.limit, e.limit.left(ctx, self.fallback)?)));
         left.min_by_key(|(_, left)| (Reverse(left.wait), left.remaining))
     }
 

@@ -127,11 +127,11 @@ impl RateLimit {
             Entry { limit: limit(owner, config), shadow: config.shadow, allowed: counter("allowed"), refused }
         };
         let strangers = base.limits.iter().filter(|l| !l.by.is_of_tenant()).map(|config| entry("-", None, config)).collect();
-        let strangers = LimitList::new(strangers, base.without_store, lessor.is_some());
+        let strangers = LimitList::new(strangers, base.fallback(), lessor.is_some());
         let tenants = own.into_iter().map(|(tenant, own)| {
             let owner = Some(tenant).filter(|_| own.limits != base.limits);
             let entries = own.limits.iter().map(|config| entry(tenant.name(), owner, config)).collect();
-            (tenant.clone(), LimitList::new(entries, own.without_store, lessor.is_some()))
+            (tenant.clone(), LimitList::new(entries, own.fallback(), lessor.is_some()))
         });
         Self { tenants: tenants.collect(), strangers, pool, lessor: lessor.cloned() }
     }

@@ -30,6 +30,9 @@ fn problems_name_the_limit() {
     let paths: Vec<_> = read(&three).into_iter().map(|p| p.path).collect();
     assert_eq!(paths, ["limits[2].name", "limits[0].rate", "limits[0].burts", "limits[1].by", "m"]);
     assert_eq!(read(&yaml("{max_keys: 1}")), [problem("max_keys", "must be 1024 to 16777216")]);
+    for gateways in ["0", "1001"] {
+        assert_eq!(read(&yaml(&format!("{{gateways: {gateways}}}"))), [problem("gateways", "must be 1 to 1000")]);
+    }
     assert_eq!(read(&yaml("{limits: 5}"))[0].path, "limits");
     let without = "unknown variant `shut`, expected one of `share`, `open`, `closed`";
     assert_eq!(read(&yaml("{without_store: shut}")), [problem("without_store", without)]);

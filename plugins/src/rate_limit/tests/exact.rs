@@ -1,5 +1,6 @@
 //! How exactly several gateways keep a limit under loads that stay. `SEEDS=100 cargo test -p fengda-plugins exact -- --nocapture` is what
 //! `docs/limits.md` says; without it, as many runs as the suite has time for.
+#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a test")]
 
 use super::fleet::{Fleet, lessor, uneven};
 use crate::redis::server::Server;
@@ -36,7 +37,7 @@ impl std::fmt::Display for Range {
 /// Three minutes of loads that have settled, or as many requests in less time: what passed, what an ideal account and exact shares would
 /// let through, and the commands for each hundred requests.
 async fn run(fleet: &mut Fleet, rate: f64, moved: &[f64]) -> ([[f64; 2]; 3], f64) {
-    let [before, settled, seconds] = [20, 60, 180].map(|seconds| (seconds * 100 / rate as u64).max(10));
+    let [before, settled, seconds] = [20.0, 60.0, 180.0].map(|seconds| (seconds * 100.0 / rate).max(10.0) as u64);
     fleet.run(before).await;
     fleet.load(moved);
     fleet.run(settled).await;
