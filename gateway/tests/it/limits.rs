@@ -108,7 +108,8 @@ async fn gateways_that_start_without_redis_share_a_limit_by_the_number_they_are_
     let redis = format!("store: {{ redis: {{ url: \"redis://127.0.0.1:{}\" }} }}", server.port());
     server.kill();
     let gateway = Site::new().limits("[{ name: tenant, by: tenant, rate: 100/s, burst: 20 }], gateways: 4").extra(&redis).start();
-    while gateway.metric("fengda_rate_limit_without_store").await < 1.0 {}
+    let alone = async { while gateway.metric("fengda_rate_limit_without_store").await < 1.0 {} };
+    tokio::time::timeout(Duration::from_secs(10), alone).await.unwrap();
     for _ in 0..5 {
         assert_eq!(gateway.say("alpha", "u", json!({ "query": "q" })).await.status, 200);
     }

@@ -16,24 +16,6 @@ const LOADS: [(&str, Loads); 5] = [
     ("moved", |seed| [seed, seed + 1].map(|seed| uneven(1.0, &mut fastrand::Rng::with_seed(seed)))),
 ];
 
-/// The least and the most of a limit that passed in any ten seconds.
-#[derive(Clone, Copy)]
-struct Range([f64; 2]);
-
-impl Range {
-    const NONE: Self = Self([f64::MAX, 0.0]);
-
-    fn and(self, [low, high]: [f64; 2]) -> Self {
-        Self([self.0[0].min(low), self.0[1].max(high)])
-    }
-}
-
-impl std::fmt::Display for Range {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.3} to {:.3}", self.0[0], self.0[1])
-    }
-}
-
 /// Three minutes of loads that have settled, or as many requests in less time: what passed, what an ideal account and exact shares would
 /// let through, and the commands for each hundred requests.
 async fn run(fleet: &mut Fleet, rate: f64, moved: &[f64]) -> ([[f64; 2]; 3], f64) {
@@ -56,20 +38,20 @@ async fn loads_that_stay_get_the_limit_within_two_percent_over_any_ten_seconds_f
     for (rate, over) in rates {
         for (name, loads) in LOADS {
             let seeds = by_hand.unwrap_or(if (rate, over) == (100.0, 1.5) { 12 } else { 1 });
-            let (mut ranges, mut commands) = ([Range::NONE; 3], 0.0f64);
+            let (mut ranges, mut commands, mut beyond) = ([[f64::MAX, 0.0]; 3], 0.0f64, 0);
             for seed in 0..seeds {
                 let [before, after] = loads(seed).map(|parts| parts.iter().map(|part| part * over * rate).collect::<Vec<_>>());
                 let mut fleet = Fleet::new(&lessor, rate, rate, &before, seed);
                 let (passed, asked) = run(&mut fleet, rate, &after).await;
-                ranges = [0, 1, 2].map(|n| ranges[n].and(passed[n]));
+                ranges = [0, 1, 2].map(|n| [ranges[n][0].min(passed[n][0]), ranges[n][1].max(passed[n][1])]);
                 commands = commands.max(asked);
+                beyond += u32::from(passed[0][0] < 0.98 || passed[0][1] > 1.02);
             }
-            let [passed, ideal, exact] = ranges;
+            let [passed, ideal, exact] = ranges.map(|[low, high]| format!("{low:.3} to {high:.3}"));
             let told =
                 format!("{passed} of {rate}/s, {over} times over, {name} loads; ideal {ideal}, exact {exact}; {commands:.2} commands");
-            println!("{told}");
-            let [low, high] = passed.0;
-            assert!(by_hand.is_some() || (low > 0.98 && high < 1.02), "{told}");
+            println!("{told}; {beyond} of {seeds} runs beyond 2 %");
+            assert!(by_hand.is_some() || beyond == 0, "{told}");
             assert!(commands <= 1.0, "{told}");
         }
     }
