@@ -8,9 +8,8 @@ use fengda_plugins::{
         OpenError, Store,
         import::{Bulk, Lists, Pattern},
     },
-    redis::{Health, Login, Mode, Redis, RedisConfig, RedisTls, RedisUrl, UrlError, rights},
+    redis::{Health, Login, Mode, Redis, RedisConfig, RedisTls, RedisUrl, UrlError},
 };
-
 use tokio::time::timeout;
 
 use crate::{
@@ -29,12 +28,22 @@ pub struct Request<'a> {
     pub tenant: &'a str,
     /// The keys of the lists; as the configuration has it for the tenant, if absent.
     pub pattern: Option<Pattern>,
-    /// The URL of the Redis that has them, and whether it is a cluster; as the configuration has it, if absent.
-    pub from: Option<(&'a str, bool)>,
+    /// The Redis that has them; as the configuration has it, if absent.
+    pub from: Option<Source>,
     /// Whether the lists are only read.
     pub dry_run: bool,
     /// Most sessions to bring over.
     pub most: u64,
+}
+
+/// A Redis that is not in the configuration.
+pub struct Source {
+    /// Its URL, or that of a sentinel or of a node of a cluster.
+    pub url: String,
+    /// What stands there.
+    pub mode: Mode,
+    /// Whom to trust and what to show, if the URL asks for TLS.
+    pub tls: Option<RedisTls>,
 }
 
 /// Why nothing is brought over.
@@ -87,8 +96,7 @@ pub enum ImportError {
 pub(crate) fn lists(config: &Config, redis: Option<&Arc<Redis>>) -> io::Result<Option<(Lists, Duration)>> {
     let Some(import) = &config.store.import else { return Ok(None) };
     let redis = match (&import.link, redis) {
-        // What is counted of it would be taken for the store's.
-        (Some(link), _) => Redis::open(link.clone(), rights::LISTS, &Meters::default())?,
+        (Some(link), _) => Redis::open_source(link.clone())?,
         (None, Some(store)) => store.clone(),
         (None, None) => return Ok(None),
     };
@@ -113,27 +121,29 @@ pub async fn prepare(config: &Config, request: Request<'_>, clock: Clock) -> Res
     let opened = context_config(config, target, None);
     let store: Option<Arc<dyn Store>> =
         if request.dry_run { None } else { Some(opened.open_store(clock.clone(), &Meters::default()).map_err(refused)?) };
-    let redis = Redis::open(RedisConfig { timeout: TIMEOUT, ..link }, rights::LISTS, &Meters::default())?;
+    let redis = Redis::open_source(RedisConfig { timeout: TIMEOUT, ..link })?;
     reach(&redis, "with the lists").await?;
     let (tenant, limits) = (tenant.tenant.clone(), opened.limits());
     Ok(Bulk { lists: Lists::new(redis), pattern, tenant, store, limits, clock, most: request.most })
 }
 
-fn source(config: &Config, from: Option<(&str, bool)>) -> Result<RedisConfig, ImportError> {
-    let Some((url, cluster)) = from else {
+fn source(config: &Config, from: Option<Source>) -> Result<RedisConfig, ImportError> {
+    let Some(Source { url, mode, tls: certificates }) = from else {
         let import = config.store.import.as_ref().ok_or(ImportError::NoSource)?;
         return import.link.clone().or_else(|| config.store.redis().cloned()).ok_or(ImportError::NoSource);
     };
-    let RedisUrl { server, database, username, password, tls } = RedisUrl::parse(url).map_err(ImportError::Url)?;
-    if cluster && database != 0 {
+    let RedisUrl { server, database, username, password, tls } = RedisUrl::parse(&url).map_err(ImportError::Url)?;
+    if mode == Mode::Cluster && database != 0 {
         return Err(ImportError::Source("a cluster has no databases but 0; leave the number away"));
     }
     let login = match (username, password) {
         (Some(_), None) => return Err(ImportError::Source("it names a user and no password, and Redis lets nobody in by name only")),
         (username, password) => password.map(|password| Login { username, password }),
     };
-    let mode = if cluster { Mode::Cluster } else { Mode::Standalone };
-    let tls = tls.then(RedisTls::default);
+    if certificates.is_some() && !tls {
+        return Err(ImportError::Source("certificates are for TLS, and this URL is one in the clear; begin it with `rediss://`"));
+    }
+    let tls = tls.then(|| certificates.unwrap_or_default());
     Ok(RedisConfig { servers: vec![server], mode, database, login, tls, timeout: TIMEOUT })
 }
 

@@ -13,7 +13,7 @@ use std::{
 use fengda_plugins::{
     api::{Clock, Meters, Registry},
     context::{Backend, Context, ContextConfig, Durability, OpenError, SpoolConfig, import::Lists},
-    redis::{Health, Redis, rights},
+    redis::{Health, Redis},
 };
 use pingora_core::{
     apps::ServerApp,
@@ -214,7 +214,7 @@ impl Running {
 /// message of a user does not come before it.
 pub(crate) fn open_redis(config: &Config, meters: &Meters) -> io::Result<Option<Arc<Redis>>> {
     let config::Backend::Redis(store) = &config.store.backend else { return Ok(None) };
-    let redis = Redis::open(store.link.clone(), rights::STORE, meters)?;
+    let redis = Redis::open(store.link.clone(), meters)?;
     let mut health = redis.health();
     let (there, connected) = mpsc::sync_channel(1);
     redis.spawn(async move {

@@ -1,17 +1,21 @@
 //! `fengda import`: conversations of an older deployment, before their users come.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use fengda::{
     config::Config,
-    import::{self, Request},
+    import::{self, Request, Source},
     registry,
 };
 use fengda_plugins::{
     api::Clock,
     context::import::{News, Pattern, Tally},
+    redis::{ClientCertificate, Mode, RedisTls},
 };
 
 use super::{
@@ -41,12 +45,8 @@ pub(super) struct Import {
     /// The keys of the lists: text with {user_id}, maybe {session_id}; {{ and }} are braces. Default: the tenant's `import`
     #[arg(long, value_name = "KEY")]
     pattern: Option<Pattern>,
-    /// The Redis that has them. Default: `store.import` of the configuration, else `store.redis`
-    #[arg(long, value_name = "URL")]
-    from: Option<String>,
-    /// That Redis is a cluster
-    #[arg(long, requires = "from")]
-    cluster: bool,
+    #[command(flatten)]
+    from: From,
     /// Read and count only: nothing is written, and the store is not opened
     #[arg(long)]
     dry_run: bool,
@@ -57,6 +57,48 @@ pub(super) struct Import {
     file: ConfigFile,
 }
 
+/// Where the lists are; the same as `store.import` says, except that several servers, and passwords out of sight, are for the configuration.
+#[derive(Args)]
+struct From {
+    /// The Redis that has them, 5.0 or newer, maybe a replica. Default: `store.import` of the configuration, else `store.redis`
+    #[arg(long, value_name = "URL")]
+    from: Option<String>,
+    /// That Redis is a node of a cluster
+    #[arg(long, requires = "from")]
+    cluster: bool,
+    /// That Redis is a sentinel, which knows the server of this name
+    #[arg(long, value_name = "NAME", requires = "from", conflicts_with = "cluster")]
+    sentinel: Option<String>,
+    /// PEM: the certificates to trust instead of the machine's
+    #[arg(long, value_name = "FILE", requires = "from")]
+    ca: Option<PathBuf>,
+    /// PEM: the certificate to show, if that Redis asks for one
+    #[arg(long, value_name = "FILE", requires_all = ["from", "key"])]
+    cert: Option<PathBuf>,
+    /// PEM: the private key of that certificate
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+}
+
+impl From {
+    fn source(self) -> Result<Option<Source>> {
+        let Some(url) = self.from else { return Ok(None) };
+        let mode = match self.sentinel {
+            Some(master) => Mode::Sentinel { master },
+            None if self.cluster => Mode::Cluster,
+            None => Mode::Standalone,
+        };
+        let read = |file: PathBuf| std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()));
+        let ca = self.ca.map(read).transpose()?;
+        let client = match self.cert.zip(self.key) {
+            Some((cert, key)) => Some(ClientCertificate { chain: read(cert)?.into(), key: read(key)?.into() }),
+            None => None,
+        };
+        let tls = (ca.is_some() || client.is_some()).then(|| RedisTls { ca: ca.map(Into::into), client });
+        Ok(Some(Source { url, mode, tls }))
+    }
+}
+
 impl Import {
     pub(super) fn run(self) -> Result<()> {
         let registry = registry::builtin(&registry::Slots::default(), |_| {});
@@ -64,7 +106,7 @@ impl Import {
         let request = Request {
             tenant: &self.tenant,
             pattern: self.pattern,
-            from: self.from.as_deref().map(|url| (url, self.cluster)),
+            from: self.from.source()?,
             dry_run: self.dry_run,
             most: self.limit,
         };

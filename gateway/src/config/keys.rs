@@ -43,8 +43,11 @@ pub(super) fn read_in(raw: &mut Raw, report: &mut Report) -> Vec<KeyFile> {
         files.put("the certificate", at("cert"), cert.as_mut(), MAX_BYTES);
         files.put_secret("the certificate's key", at("key"), key.as_mut());
     }
-    if let Some(raw::RedisTls { ca, cert, key }) = raw.store.redis.as_mut().and_then(|redis| redis.tls.as_mut()) {
-        let at = |key: &str| Path::parse("store.redis.tls").at(key);
+    let store = raw.store.redis.as_mut().and_then(|redis| redis.tls.as_mut());
+    let older = raw.store.import.as_mut().and_then(|import| import.tls.as_mut());
+    for (path, tls) in [("store.redis.tls", store), ("store.import.tls", older)] {
+        let Some(raw::RedisTls { ca, cert, key }) = tls else { continue };
+        let at = |key: &str| Path::parse(path).at(key);
         files.put("the authorities of Redis", at("ca"), ca.as_mut(), MAX_AUTHORITIES);
         files.put("the certificate for Redis", at("cert"), cert.as_mut(), MAX_BYTES);
         files.put_secret("the key of the certificate for Redis", at("key"), key.as_mut());
@@ -101,6 +104,6 @@ impl Files<'_> {
 
 /// The path, unless it may be a private key that was pasted in a form that is not known here.
 fn shown(place: &Path, path: &FilePath, report: &Report) -> String {
-    let private = ["tls.key", "store.redis.tls.key"].iter().any(|key| *place == Path::parse(key));
+    let private = ["tls.key", "store.redis.tls.key", "store.import.tls.key"].iter().any(|key| *place == Path::parse(key));
     if private { format!("that `{place}` names") } else { report.shown(place, path.display()) }
 }

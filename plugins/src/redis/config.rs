@@ -31,6 +31,15 @@ pub struct Login {
     pub password: Secret,
 }
 
+/// What a Redis is to this process, and so what it has to be able to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It keeps what is written: Redis 7 or newer, and the primary.
+    Store,
+    /// It is only read: any Redis from 5.0 on, also a replica.
+    Source,
+}
+
 /// What kind of servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {

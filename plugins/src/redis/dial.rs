@@ -12,7 +12,7 @@ use redis::{
 use tokio::time::timeout;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 
-use super::{Login, RedisConfig, RedisTls, fault::said};
+use super::{Login, RedisConfig, RedisTls, config::Role, fault::said};
 
 /// Calls that may be in flight on one connection; more fail at once. They are what is lost with it, and what it holds in memory.
 pub(super) const IN_FLIGHT: usize = 1024;
@@ -32,6 +32,7 @@ pub(super) type Address = (Arc<str>, u16);
 /// What all connections to one Redis have in common.
 pub(super) struct Dial {
     login: RedisConnectionInfo,
+    protocol: ProtocolVersion,
     /// Sentinels have the same.
     tls: Arc<RwLock<Option<TlsCertificates>>>,
     /// How long it may take to connect, and to answer.
@@ -39,13 +40,14 @@ pub(super) struct Dial {
 }
 
 impl Dial {
-    pub(super) fn new(config: &RedisConfig) -> Self {
-        let login = logging_in(config.login.as_ref()).set_db(i64::from(config.database));
+    pub(super) fn new(config: &RedisConfig, role: Role) -> Self {
+        let protocol = protocol(role);
+        let login = logging_in(config.login.as_ref(), protocol).set_db(i64::from(config.database));
         if config.tls.is_some() {
             // The crate takes the process's, which somebody may have set already.
             let _ = aws_lc_rs::default_provider().install_default();
         }
-        let dial = Self { login, tls: Arc::default(), timeout: config.timeout };
+        let dial = Self { login, protocol, tls: Arc::default(), timeout: config.timeout };
         dial.renew(config.tls.as_ref());
         dial
     }
@@ -64,10 +66,10 @@ impl Dial {
 
     /// The way to the sentinels of such servers: they have no databases, and users of their own.
     pub(super) fn to_sentinels(&self, login: Option<&Login>) -> Self {
-        Self { login: logging_in(login), tls: self.tls.clone(), timeout: self.timeout }
+        Self { login: logging_in(login, self.protocol), protocol: self.protocol, tls: self.tls.clone(), timeout: self.timeout }
     }
 
-    /// Connects and logs in. `pushed` hears what the server says unasked, and that the connection has ended; it must not wait.
+    /// Connects and logs in. `pushed` hears what a store says unasked, and that the connection has ended; it must not wait.
     ///
     /// # Errors
     /// Why not, with the address.
@@ -101,20 +103,28 @@ impl Dial {
             Some(tls) => Client::build_with_tls(info, tls)?,
             None => Client::open(info)?,
         };
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(IN_FLIGHT)
-            .set_push_sender(move |info| {
+        let mut settings = AsyncConnectionConfig::new();
+        settings = settings.set_connection_timeout(None).set_response_timeout(None).set_pipeline_buffer_size(IN_FLIGHT);
+        if self.protocol == ProtocolVersion::RESP3 {
+            settings = settings.set_push_sender(move |info| {
                 pushed(info);
                 Ok::<_, RedisError>(())
             });
+        }
         client.get_multiplexed_async_connection_with_config(&settings).await
     }
 }
 
-fn logging_in(login: Option<&Login>) -> RedisConnectionInfo {
-    let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+/// Redis before 6.0 knows the older one only, in which nothing is said unasked: that a connection has ended shows when it is used.
+fn protocol(role: Role) -> ProtocolVersion {
+    match role {
+        Role::Store => ProtocolVersion::RESP3,
+        Role::Source => ProtocolVersion::RESP2,
+    }
+}
+
+fn logging_in(login: Option<&Login>, protocol: ProtocolVersion) -> RedisConnectionInfo {
+    let mut info = RedisConnectionInfo::default().set_protocol(protocol).set_skip_set_lib_name();
     if let Some(Login { username, password }) = login {
         if let Some(username) = username {
             info = info.set_username(username);

@@ -17,11 +17,12 @@ use super::{
     Fault, Health, Listener, Mode, RedisConfig, RedisTls, Script,
     call::{Answer, Call},
     cluster::Cluster,
+    config::Role,
     dial::{Address, Dial},
     meters,
     node::{Around, Node, Open, State},
     place::{Place, Sentinels},
-    rights::{self, Rights},
+    rights,
     wake::{self, Listeners},
 };
 use crate::api::Meters;
@@ -50,11 +51,24 @@ impl Redis {
     ///
     /// # Errors
     /// No thread is to be had.
-    pub fn open(config: RedisConfig, rights: Rights, meters: &Meters) -> io::Result<Arc<Self>> {
+    pub fn open(config: RedisConfig, meters: &Meters) -> io::Result<Arc<Self>> {
+        Self::new(config, Role::Store, meters)
+    }
+
+    /// The same with one that is only read: it may be as old as 5.0, or a replica, and is not counted. No messages come from it.
+    ///
+    /// # Errors
+    /// No thread is to be had.
+    pub fn open_source(config: RedisConfig) -> io::Result<Arc<Self>> {
+        Self::new(config, Role::Source, &Meters::default())
+    }
+
+    fn new(config: RedisConfig, role: Role, meters: &Meters) -> io::Result<Arc<Self>> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build()?;
         let around = Arc::new(Around {
-            dial: Dial::new(&config),
-            rights: rights::of(rights, &config.mode),
+            dial: Dial::new(&config, role),
+            role,
+            rights: rights::of(role, &config.mode),
             runtime: runtime.handle().clone(),
             changed: Notify::new(),
             meters: meters::Meters::new(meters),
@@ -67,7 +81,10 @@ impl Redis {
         }
         let begun = Instant::now();
         let (report, health) = watch::channel(route.health(begun));
-        runtime.spawn(wake::hear(format!("fengda:wake:{name}"), route.clone(), around.clone(), listeners.clone(), health.clone()));
+        if role == Role::Store {
+            let channel = format!("fengda:wake:{name}");
+            runtime.spawn(wake::hear(channel, route.clone(), around.clone(), listeners.clone(), health.clone()));
+        }
         runtime.spawn(watch_over(route.clone(), around.clone(), begun, report));
         Ok(Arc::new(Self { name, route, around, health, listeners, runtime: Some(runtime) }))
     }
@@ -87,7 +104,7 @@ impl Redis {
         self.health.borrow().is_up()
     }
 
-    /// Asks every primary whether it would take a write now.
+    /// Asks every primary whether it would take a write now; of a source, whether it can be read.
     ///
     /// # Errors
     /// What the first one says that would not.

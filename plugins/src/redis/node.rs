@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisResult, aio::MultiplexedConnection};
+use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore, watch},
@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Script,
     call::{Answer, Call, is_forgotten},
+    config::Role,
     dial::{Address, Dial, IN_FLIGHT, is_end, pause},
     fault::{Failure, is_of_server, said},
     meters::Meters,
@@ -33,10 +34,13 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// Writes nothing, but is refused whenever a write would be: by a replica, without memory, while loading, when the disk failed, to a
 /// user who may not do all that is asked of it ….
-static PROBE: Script = Script::new("probe", include_str!("probe.lua"));
+static WRITES: Script = Script::new("probe", include_str!("probe.lua"));
+/// Is refused when nothing can be read, and by a server that lets nobody run scripts.
+static READS: Script = Script::new("probe", "return 1");
 
 /// What all servers of one Redis share.
 pub(super) struct Around {
+    pub(super) role: Role,
     pub(super) dial: Dial,
     /// Commands that the user must be allowed.
     pub(super) rights: Vec<&'static [u8]>,
@@ -44,6 +48,17 @@ pub(super) struct Around {
     /// Told when a server came or went.
     pub(super) changed: Notify,
     pub(super) meters: Meters,
+}
+
+impl Around {
+    /// What tells whether a server is of use.
+    fn probe(&self) -> Call<'_> {
+        let script = match self.role {
+            Role::Store => &WRITES,
+            Role::Source => &READS,
+        };
+        Call { script, keys: &[], args: &self.rights, wait: None }
+    }
 }
 
 /// One server.
@@ -108,10 +123,14 @@ impl Node {
         .unwrap_or(Err(Failure::Late))
     }
 
-    /// Whether it would take a write now.
+    /// Sends a command that is about this server, not about a key.
+    pub(super) async fn ask(&self, cmd: &Cmd, deadline: Instant) -> Result<Value, Failure> {
+        self.calls.with(deadline, |mut connection| async move { connection.send_packed_command(cmd).await?.extract_error() }).await
+    }
+
+    /// Whether it is of use now.
     pub(super) async fn probe(&self, deadline: Instant) -> Result<(), Failure> {
-        let probe = Call { script: &PROBE, keys: &[], args: &self.around.rights, wait: None };
-        self.call(&probe, false, deadline).await.map(drop)
+        self.call(&self.around.probe(), false, deadline).await.map(drop)
     }
 }
 
@@ -269,8 +288,7 @@ impl Shared {
     }
 
     async fn probe(&self, open: &Open) -> Result<(), String> {
-        let probe = Call { script: &PROBE, keys: &[], args: &self.around.rights, wait: None };
-        let time = self.around.dial.timeout;
+        let (probe, time) = (self.around.probe(), self.around.dial.timeout);
         match timeout(time, probe.send(&mut open.connection.clone(), false)).await {
             Ok(result) => result.map(drop).map_err(|error| open.named(&said(&error))),
             Err(_) => Err(open.named("no answer in time")),

@@ -1,7 +1,7 @@
 //! What a gateway's user must be allowed on a server, asked before it is used and again while it is: a script that is stopped in its midst
 //! would leave half of what it does.
 
-use super::Mode;
+use super::{Mode, config::Role};
 
 /// Commands, each with the keys or channels that it is for, as the ACL rules have them, and as many arguments as it takes: asked of
 /// `EVAL` without its arguments, Redis 7.0 crashes.
@@ -46,14 +46,12 @@ pub const STORE: Rights = &[
     "ZSCAN fengda:* 0",
 ];
 
-/// Of a Redis with the lists of an older deployment, besides the right to read its keys, whose names are not known here.
-pub const LISTS: Rights = &["EVAL return 0", "EVALSHA sha 0", "PING", "SUBSCRIBE fengda:wake:*", "SCAN 0"];
-
 /// Of a node of a cluster, besides.
 pub const CLUSTER: Rights = &["CLUSTER SLOTS", "ASKING"];
 
-/// All that such a server must grant.
-pub(super) fn of(rights: Rights, mode: &Mode) -> Vec<&'static [u8]> {
-    let cluster = if *mode == Mode::Cluster { CLUSTER } else { &[] };
+/// All that such a server must grant. One that is only read may be too old to be asked, and the names of its keys are not known here.
+pub(super) fn of(role: Role, mode: &Mode) -> Vec<&'static [u8]> {
+    let rights: &[&str] = if role == Role::Store { STORE } else { &[] };
+    let cluster: &[&str] = if role == Role::Store && *mode == Mode::Cluster { CLUSTER } else { &[] };
     rights.iter().chain(cluster).map(|command| command.as_bytes()).collect()
 }

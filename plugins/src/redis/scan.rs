@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Fault, Redis, Script, call::Call, fault::Failure, link::Route, node::Node};
+use super::{Fault, Redis, fault::Failure, link::Route, node::Node};
 
-/// One step on one server, which looks at about a thousand keys.
-static SCAN: Script = Script::new("scan", "return redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', 1000)");
+/// About so many keys are looked at in one step on one server.
+const STEP: u32 = 1000;
 
 /// A walk over all keys that match a pattern. A key that is there from the beginning of the walk to its end comes up, maybe more than
 /// once; one that comes or goes meanwhile, or moves to another server, may or may not.
@@ -38,13 +38,14 @@ impl Scan {
             Route::Cluster(cluster) => cluster.nodes().into_iter().map(|node| (Some(node), b"0".to_vec())).collect(),
         });
         let Some((server, cursor)) = left.last_mut() else { return Ok(None) };
-        let call = Call { script: &SCAN, keys: &[], args: &[cursor, self.glob.as_bytes()], wait: None };
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(&*cursor).arg("MATCH").arg(&self.glob).arg("COUNT").arg(STEP);
         let node = match (server, route) {
             (Some(node), _) => &**node,
             (None, Route::One(node)) => node,
             (None, Route::Cluster(_)) => unreachable!("a cluster's servers are nodes"),
         };
-        let (reply, _) = node.call(&call, false, Instant::now() + around.dial.timeout).await?;
+        let reply = node.ask(&scan, Instant::now() + around.dial.timeout).await?;
         let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(reply).map_err(|error| Failure::Redis(error.into()))?;
         if next == b"0" {
             left.pop();

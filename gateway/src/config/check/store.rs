@@ -1,5 +1,7 @@
 //! Where conversations are kept.
 
+use std::time::Duration;
+
 use fengda_plugins::{
     api::Secret,
     context::CacheConfig,
@@ -14,6 +16,8 @@ use crate::{
 
 const EXAMPLE: &str = "such as `redis://127.0.0.1:6379`, or `rediss://user:password@redis.internal:6380/0` with TLS; a `/`, `@`, `?` or \
                        `#` in a password is `%2F`, `%40`, `%3F`, `%23`";
+/// Longest that a turn may be kept waiting for what was said before it.
+const MAX_IMPORT_WAIT: Duration = Duration::from_secs(2);
 const SERVERS: &str = "such as `servers: [\"redis-1:6379\", \"redis-2:6379\"]`";
 
 pub(super) fn check(mut raw: raw::Store, report: &mut Report) -> Store {
@@ -42,27 +46,30 @@ pub(super) fn check(mut raw: raw::Store, report: &mut Report) -> Store {
 /// `shared`: the store is a Redis, where the lists may be too.
 fn import(raw: raw::Import, shared: bool, report: &mut Report) -> Option<Import> {
     let path = Path::parse("store.import");
-    within(report, path.at("timeout"), raw.timeout, 10 * MILLISECOND..=2 * SECOND, "10ms to 2s");
-    let raw::Import { url, cluster, timeout } = raw;
-    match url {
-        Some(url) => {
-            let raw = raw::Redis { url: Some(url), cluster, ..raw::Redis::default() };
-            Some(Import { link: Some(redis(raw, &path, report).link), wait: timeout })
-        }
-        None if !shared => {
-            report.add(&path, "`import` needs a `url`: the store is `embedded`", EXAMPLE.to_owned());
-            None
-        }
-        None if cluster => {
-            report.add(
-                &path.at("cluster"),
-                "`cluster` is about a `url`, and there is none",
-                "`store.redis` has a `cluster` of its own".to_owned(),
-            );
-            None
-        }
-        None => Some(Import { link: None, wait: timeout }),
+    within(report, path.at("timeout"), raw.timeout, 10 * MILLISECOND..=MAX_IMPORT_WAIT, "10ms to 2s");
+    let raw::Import { url, servers, cluster, sentinel, username, password, tls, timeout: wait } = raw;
+    if url.is_some() || !servers.is_empty() {
+        // What keeps a turn waiting is not what it takes to connect.
+        let timeout = wait.clamp(raw::Redis::default().timeout, MAX_IMPORT_WAIT);
+        let raw = raw::Redis { url, servers, cluster, sentinel, username, password, tls, timeout, ..raw::Redis::default() };
+        return Some(Import { link: Some(redis(raw, &path, report).link), wait });
     }
+    if !shared {
+        report.add(&path, "`import` needs a `url`, or `servers`: the store is `embedded`", EXAMPLE.to_owned());
+        return None;
+    }
+    let given = [
+        ("cluster", cluster),
+        ("sentinel", sentinel.is_some()),
+        ("username", username.is_some()),
+        ("password", password.is_some()),
+        ("tls", tls.is_some()),
+    ];
+    for (key, _) in given.iter().filter(|(_, given)| *given) {
+        let message = format!("`{key}` is about a `url` or `servers`, and there are none");
+        report.add(&path.at(*key), message, format!("`store.redis` has a `{key}` of its own"));
+    }
+    Some(Import { link: None, wait })
 }
 
 fn redis(mut raw: raw::Redis, path: &Path, report: &mut Report) -> RedisStore {

@@ -108,13 +108,24 @@ impl Default for Redis {
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Import {
-    /// The Redis that has them, as in `redis`. In `redis` itself if absent.
+    /// The Redis that has them, as in `redis`: 5.0 or newer, maybe a replica. Without this and `servers` it is `redis` itself.
     // Maybe with a password in it.
     #[serde(deserialize_with = "some")]
     #[schemars(with = "Secret")]
     pub(in crate::config) url: Option<Secret>,
+    /// Nodes of a cluster, or sentinels, as in `redis`.
+    #[schemars(with = "Vec<String>")]
+    pub(in crate::config) servers: Vec<Option<String>>,
     /// Whether it is a Redis Cluster.
     pub(in crate::config) cluster: bool,
+    /// The name under which sentinels know the server, as in `redis`.
+    pub(in crate::config) sentinel: Option<String>,
+    /// The ACL user, unless `url` names it. Redis before 6.0 has none.
+    pub(in crate::config) username: Option<String>,
+    /// That user's password, or the server's, unless `url` has it.
+    pub(in crate::config) password: Option<Secret>,
+    /// TLS, as in `redis`.
+    pub(in crate::config) tls: Option<RedisTls>,
     /// How long a session's first turn may wait for what was said before: 10ms to 2s. Then it begins without.
     #[serde(with = "DurationText")]
     pub(in crate::config) timeout: Duration,
@@ -122,7 +133,16 @@ pub(in crate::config) struct Import {
 
 impl Default for Import {
     fn default() -> Self {
-        Self { url: None, cluster: false, timeout: Duration::from_millis(250) }
+        Self {
+            url: None,
+            servers: Vec::new(),
+            cluster: false,
+            sentinel: None,
+            username: None,
+            password: None,
+            tls: None,
+            timeout: Duration::from_millis(250),
+        }
     }
 }
 

@@ -35,7 +35,7 @@ fn session(user_id: &str) -> SessionKey {
 fn redis(ports: &[u16], mode: Mode) -> Arc<Redis> {
     let servers = ports.iter().map(|port| ("127.0.0.1".into(), *port)).collect();
     let config = RedisConfig { servers, mode, database: 0, login: None, tls: None, timeout: Duration::from_secs(2) };
-    let redis = Redis::open(config, rights::LISTS, &Meters::default()).unwrap();
+    let redis = Redis::open_source(config).unwrap();
     wait_until("there is a connection", || redis.is_up());
     redis
 }

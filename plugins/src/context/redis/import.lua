@@ -3,6 +3,8 @@
 -- ARGV  time, fence, number of the newest turn, the session's new version, what its flow keeps, ms to keep, its id, then id and record of each turn
 -- ->    lost | old | imported, user's version, user's slots
 local keep, FIRST = tonumber(ARGV[6]), 8
+local bytes = 0
+for i = FIRST, #ARGV do bytes = bytes + #ARGV[i] end
 
 local u = read_user()
 local s = read_session(u)
@@ -17,7 +19,7 @@ local slots = flat(read_slots(u))
 call('UNLINK', S, T)
 call('RPUSH', T, unpack(ARGV, FIRST))
 s = no_session(u)
-s.v, s.n, s.k, s.x = ARGV[4], tonumber(ARGV[3]), (#ARGV - FIRST + 1) / 2, now + keep
+s.v, s.n, s.k, s.b, s.x = ARGV[4], tonumber(ARGV[3]), (#ARGV - FIRST + 1) / 2, bytes, now + keep
 write_session(s)
 call('HSET', S, 'd', ARGV[5])
 call('PEXPIRE', S, keep)

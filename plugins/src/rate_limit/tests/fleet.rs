@@ -13,7 +13,7 @@ use super::super::{
 use crate::{
     api::Meters,
     redis::{
-        Mode, Redis, RedisConfig, rights,
+        Mode, Redis, RedisConfig,
         server::{Cluster, Server},
     },
     testing::redis_config,
@@ -31,7 +31,7 @@ pub(super) async fn lessor(server: &Server) -> Arc<Lessor> {
 }
 
 async fn lessor_of(config: RedisConfig) -> Arc<Lessor> {
-    let redis = Redis::open(config, rights::STORE, &Meters::default()).unwrap();
+    let redis = Redis::open(config, &Meters::default()).unwrap();
     while !redis.is_up() {
         tokio::task::yield_now().await;
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::*;
 use crate::{
     redis::{
-        Redis, rights,
+        Redis,
         server::{Server, wait_until},
     },
     testing::redis_config,
@@ -15,7 +15,7 @@ use crate::{
 /// A gateway with a connection of its own.
 fn gateway(server: &Server, config: &str) -> Gate {
     let (meters, slot) = (Meters::default(), Slot::default());
-    let redis = Redis::open(redis_config(server.port()), rights::STORE, &meters).unwrap();
+    let redis = Redis::open(redis_config(server.port()), &meters).unwrap();
     wait_until("redis is up", || redis.is_up());
     slot.set(redis).ok().unwrap();
     Gate::of(&spec(slot), config, &[], Clock::system(), None)

@@ -25,7 +25,7 @@ use crate::{
         conformance::{LIMITS, Subject, clock},
     },
     redis::{
-        Health, Mode, Redis, RedisConfig, rights,
+        Health, Mode, Redis, RedisConfig,
         server::{Cluster, Server},
     },
     testing::metric,
@@ -38,7 +38,7 @@ fn config(ports: &[u16], mode: Mode) -> RedisConfig {
 
 async fn redis(ports: &[u16], mode: Mode) -> Arc<Redis> {
     let meters = Meters::default();
-    let redis = Redis::open(config(ports, mode), rights::STORE, &meters).unwrap();
+    let redis = Redis::open(config(ports, mode), &meters).unwrap();
     let hears_others = async {
         while metric(&meters, "fengda_redis_subscribed", &[]) != Some(1.0) {
             tokio::time::sleep(Duration::from_millis(1)).await;
