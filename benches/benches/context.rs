@@ -75,6 +75,7 @@ async fn turn(context: &Context, key: &SessionKey, id: u64) {
         at: Clock::system().now(),
         fallback: false,
         handoff: false,
+        awaits_past: begun.awaits_past,
         slots: Vec::new(),
         user_slots: Vec::new(),
         journal: None,

@@ -33,7 +33,7 @@ fn input(source: &str, turns: u64) -> impl Fn() -> Input {
     let key = tenant.user("user-1").and_then(|user| user.session("default")).expect("ids");
     let past = |seq| {
         let (q, a) = (Text::from(format!("订单 {seq} 到哪里了？")), Text::from(format!("第 {seq} 个订单正在路上，预计明天送达。")));
-        Arc::new(Turn { seq, message_id: "m".into(), q, a, at: Timestamp(seq), fallback: false, handoff: false })
+        Arc::new(Turn { seq, message_id: "m".into(), q, a, at: Timestamp(seq), fallback: false, handoff: false, awaits_past: false })
     };
     let turns = (1..=turns).map(past).collect();
     let state = Arc::new(SessionState { seq: 1, turns, ..SessionState::default() });

@@ -103,13 +103,8 @@ impl Import {
     pub(super) fn run(self) -> Result<()> {
         let registry = registry::builtin(&registry::Slots::default(), |_| {});
         let config = Config::load(&self.file.config, &|name| std::env::var(name).ok(), &registry)?;
-        let request = Request {
-            tenant: &self.tenant,
-            pattern: self.pattern,
-            from: self.from.source()?,
-            dry_run: self.dry_run,
-            most: self.limit,
-        };
+        let request =
+            Request { tenant: &self.tenant, pattern: self.pattern, from: self.from.source()?, dry_run: self.dry_run, most: self.limit };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime can be made")?;
         let bulk = runtime.block_on(import::prepare(&config, request, Clock::system()))?;
         let mut told = Told { verb: if self.dry_run { "would be" } else { "were" }, ..Told::default() };

@@ -125,7 +125,7 @@ impl Task {
 
     async fn run_and_commit(&mut self, held: Held<'_>) -> (Outcome, Ended) {
         let begun = held.begun();
-        let (gap, seq) = (begun.gap, begun.state.seq);
+        let (gap, seq, awaits_past) = (begun.gap, begun.state.seq, begun.awaits_past);
         if gap {
             self.note_gap(begun);
         }
@@ -152,6 +152,7 @@ impl Task {
             at: self.gateway.clock.now(),
             fallback,
             handoff,
+            awaits_past,
             slots,
             user_slots,
             journal: None,

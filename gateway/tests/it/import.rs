@@ -7,12 +7,12 @@ use std::{
 
 use fengda_plugins::{
     api::Clock,
-    redis::server::{Server, wait_until},
+    redis::server::{Sentinels, Server, pki, wait_until},
 };
 use serde_json::json;
 
 use super::{
-    client,
+    client::{self, until},
     harness::{Gateway, Site},
     model::Model,
     process::{Process, message},
@@ -130,12 +130,16 @@ fn what_is_missing_or_wrong_is_said_with_what_to_do() {
         (&["--pattern", "chat:{user}"], 2, "has a brace that is not part of {user_id}"),
         (&["--pattern", "chat"], 2, "has no {user_id}"),
         (&["--cluster"], 2, "--from"),
+        (&["--from", "redis://old", "--cluster", "--sentinel", "m"], 2, "cannot be used with"),
+        (&["--from", "rediss://old", "--cert", "a.pem"], 2, "--key"),
+        (&["--pattern", PATTERN, "--from", "rediss://old", "--ca", "none.pem"], 1, "none.pem cannot be read"),
+        (&["--pattern", PATTERN, "--from", "redis://old", "--ca", "config.yaml"], 1, "certificates are for TLS"),
         (
             &["--pattern", PATTERN, "--from", "redis://127.0.0.1:1", "--dry-run"],
             1,
             "the Redis with the lists cannot be used: 127.0.0.1:1: ",
         ),
-        (&["--pattern", PATTERN, "--from", &wrong, "--dry-run"], 1, "WRONGPASS"),
+        (&["--pattern", PATTERN, "--from", &wrong, "--dry-run"], 1, "Password authentication failed"),
     ] {
         let failed = run(&folder, arguments);
         let said = text(&failed.stderr);
@@ -180,9 +184,10 @@ async fn a_user_s_first_message_has_what_was_said_before_and_only_the_tenant_s_o
 }
 
 #[tokio::test]
-async fn a_source_that_is_gone_or_stands_still_costs_nobody_an_answer() {
-    let source = Server::start();
+async fn a_source_that_is_gone_or_stands_still_costs_nobody_an_answer_and_no_past_is_lost() {
+    let source = Server::with(&["appendonly yes", "appendfsync always"]);
     push(&source, "chat:slow", "q", "a");
+    push(&source, "chat:gone", "q", "a");
     let gateway = older(Site::new(), &source).start();
     assert_eq!(gateway.ask("alpha", "quick", "hello").await["seq"], 1);
     source.pause();
@@ -191,6 +196,61 @@ async fn a_source_that_is_gone_or_stands_still_costs_nobody_an_answer() {
     source.kill();
     assert_eq!(gateway.ask("alpha", "gone", "hello").await["seq"], 1);
     assert_eq!(gateway.metric("fengda_import_sessions_total{outcome=\"missed\",tenant=\"alpha\"}").await, 2.0);
+    source.restart();
+    for user in ["slow", "gone"] {
+        until("the past is there", async || questions(&gateway, user).await == [(1, "q".into()), (2, "hello".into())]).await;
+        assert_eq!(gateway.ask("alpha", user, "and now?").await["seq"], 3);
+    }
+}
+
+#[tokio::test]
+async fn what_a_user_erased_is_never_brought_over_again() {
+    let (source, store) = (Server::start(), Server::start());
+    for key in ["chat:all", "chat:one", "chat:unseen"] {
+        push(&source, key, "q", "a");
+    }
+    let import = format!("import: {{ url: \"{}\" }}", url(&source));
+    let on_redis = site().redis(&store).store(&import);
+    for site in [site().store(&import), on_redis] {
+        let gateway = site.tenant_alpha(&format!("import: \"{PATTERN}\"")).start();
+        assert_eq!(questions(&gateway, "all").await, [(1, "q".into())]);
+        assert_eq!(gateway.ask("alpha", "one", "hello").await["seq"], 2);
+        for (user, query) in [("all", ""), ("one", "?session_id=default"), ("unseen", "")] {
+            assert_eq!(gateway.history("DELETE", "alpha", user, query).await.status, 204);
+            assert_eq!(questions(&gateway, user).await, []);
+        }
+        for (user, seq) in [("all", 2), ("one", 3), ("unseen", 1)] {
+            assert_eq!(gateway.ask("alpha", user, "anew").await["seq"], seq);
+            assert_eq!(questions(&gateway, user).await, [(seq, "anew".into())]);
+        }
+        let site = gateway.stop();
+        let again = run(&site.path(""), &["--pattern", PATTERN]);
+        assert_eq!(counted(&again), [0, 0, 3, 0, 0]);
+    }
+}
+
+#[tokio::test]
+async fn lists_behind_sentinels_or_an_authority_of_one_s_own_come_over_by_either_way() {
+    let (sentinels, tls) = (Sentinels::start(), Server::with_tls(&[]));
+    let ca = pki("ca.pem").display().to_string();
+    push(sentinels.primary(), "chat:u", "q", "a");
+    let (ports, master) = (sentinels.ports(), Sentinels::MASTER);
+    let by_url = format!("redis://127.0.0.1:{}", ports[0]);
+    let servers = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect::<Vec<_>>().join(", ");
+    let watched = format!("import: {{ servers: [{servers}], sentinel: {master}, timeout: 2s }}");
+    let gateway = Site::new().tenant_alpha(&format!("import: \"{PATTERN}\"")).store(&watched).start();
+    assert_eq!(gateway.ask("alpha", "u", "hello").await["seq"], 2);
+    let dry = run(&gateway.site.path(""), &["--pattern", PATTERN, "--from", &by_url, "--sentinel", master, "--dry-run"]);
+    assert_eq!(counted(&dry)[0], 1);
+
+    push(&tls, "chat:u", "q", "a");
+    let from = format!("rediss://:hunter2@localhost:{}", tls.tls_port());
+    tls.cli::<()>(&["CONFIG", "SET", "requirepass", "hunter2"]).unwrap();
+    let dry = run(&gateway.site.path(""), &["--pattern", PATTERN, "--from", &from, "--ca", &ca, "--dry-run"]);
+    assert_eq!(counted(&dry)[0], 1);
+    let own = format!("import: {{ url: \"{from}\", tls: {{ ca: {ca} }}, timeout: 2s }}");
+    let gateway = Site::new().tenant_alpha(&format!("import: \"{PATTERN}\"")).store(&own).start();
+    assert_eq!(gateway.ask("alpha", "u", "hello").await["seq"], 2);
 }
 
 #[tokio::test]
@@ -219,5 +279,5 @@ async fn a_source_that_lets_nobody_in_is_named_in_the_log() {
     let line = process.event("import_missed").await;
     let error = line["error"].as_str().unwrap();
     assert_eq!((line["tenant"].as_str(), line["left_out"].as_u64()), (Some("alpha"), Some(0)));
-    assert!(error.contains("WRONGPASS") && !error.contains("hunter2"), "{error}");
+    assert!(error.contains("Password authentication failed") && !error.contains("hunter2"), "{error}");
 }

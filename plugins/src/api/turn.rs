@@ -35,6 +35,8 @@ pub struct Turn {
     pub fallback: bool,
     /// The flow asked for a person to take over.
     pub handoff: bool,
+    /// What was said before it in an older deployment could not be read in time, and is to be looked for again. Only the first turn.
+    pub awaits_past: bool,
 }
 
 /// The value of a slot.
@@ -187,6 +189,11 @@ pub struct SessionState {
 }
 
 impl SessionState {
+    /// Whether what was said before the first turn is still to come.
+    pub fn awaits_past(&self) -> bool {
+        self.turns.first().is_some_and(|turn| turn.seq == 1 && turn.awaits_past)
+    }
+
     /// The kept turn that a client's message made.
     pub fn turn_of(&self, message_id: &str) -> Option<&Arc<Turn>> {
         self.turns.iter().rev().find(|t| t.message_id.expose() == message_id)
@@ -260,6 +267,8 @@ pub struct Begun {
     pub state: Arc<SessionState>,
     /// The client was told of turns that the store does not have: they were lost or erased.
     pub gap: bool,
+    /// See [`Turn::awaits_past`].
+    pub awaits_past: bool,
 }
 
 /// How a turn begins.
@@ -291,6 +300,8 @@ pub struct Commit {
     pub fallback: bool,
     /// See [`Turn::handoff`].
     pub handoff: bool,
+    /// As in [`Begun`].
+    pub awaits_past: bool,
     /// Changes to the session's slots, in order.
     pub slots: Vec<SlotDelta>,
     /// Changes to the user's slots, in order.
@@ -305,8 +316,8 @@ pub struct Commit {
 impl Commit {
     /// The turn that it makes, with its number.
     pub fn turn(&self, seq: u64) -> Turn {
-        let Self { message_id, q, a, at, fallback, handoff, .. } = self.clone();
-        Turn { seq, message_id, q, a, at, fallback, handoff }
+        let Self { message_id, q, a, at, fallback, handoff, awaits_past, .. } = self.clone();
+        Turn { seq, message_id, q, a, at, fallback, handoff, awaits_past }
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn begin(
         None => {}
     }
     let state = if waiting.is_empty() { state } else { Arc::new(with_waiting(&state, turn, &waiting, most)) };
-    Ok(Begin::Run(Begun { key: turn.key.clone(), claim: None, state, gap: false }))
+    Ok(Begin::Run(Begun { key: turn.key.clone(), claim: None, state, gap: false, awaits_past: false }))
 }
 
 /// The conversation as it will be when what waits is stored, with as many turns as are kept. Its `seq` stays what is stored.

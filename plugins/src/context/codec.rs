@@ -74,7 +74,7 @@ pub(super) fn encode_turn(owner: &[u8], turn: &Turn) -> Vec<u8> {
 pub(super) fn put_turn(out: &mut Vec<u8>, turn: &Turn) {
     out.extend_from_slice(&turn.seq.to_le_bytes());
     out.extend_from_slice(&turn.at.0.to_le_bytes());
-    out.push(u8::from(turn.fallback) | u8::from(turn.handoff) << 1);
+    out.push(u8::from(turn.fallback) | u8::from(turn.handoff) << 1 | u8::from(turn.awaits_past) << 2);
     for text in [&turn.message_id, &turn.q, &turn.a] {
         put_text(out, text.expose());
     }
@@ -254,7 +254,8 @@ impl<'a> Reader<'a> {
     pub(super) fn turn(&mut self) -> Result<Turn, &'static str> {
         let (seq, at, flags) = (self.u64()?, Timestamp(self.u64()?), self.u8()?);
         let (message_id, q, a) = (self.text()?, self.text()?, self.text()?);
-        Ok(Turn { seq, message_id, q, a, at, fallback: flags & 1 != 0, handoff: flags & 2 != 0 })
+        let (fallback, handoff, awaits_past) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+        Ok(Turn { seq, message_id, q, a, at, fallback, handoff, awaits_past })
     }
 
     pub(super) fn flow(&mut self) -> Result<FlowState, &'static str> {
@@ -286,7 +287,16 @@ mod tests {
     use crate::api::MAX_JOURNAL;
 
     fn turn() -> Turn {
-        Turn { seq: 7, message_id: "m-7".into(), q: "退货".into(), a: "好的".into(), at: Timestamp(99), fallback: false, handoff: true }
+        Turn {
+            seq: 7,
+            message_id: "m-7".into(),
+            q: "退货".into(),
+            a: "好的".into(),
+            at: Timestamp(99),
+            fallback: false,
+            handoff: true,
+            awaits_past: true,
+        }
     }
 
     fn flow() -> FlowState {

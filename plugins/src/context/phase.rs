@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{BeginRequest, Context, StoreBegin, aside, cache::Mark, import::FirstContact, settle, spool};
+use super::{
+    BeginRequest, Context, StoreBegin, aside,
+    cache::Mark,
+    import::{Contact, FirstContact},
+    settle, spool,
+};
 use crate::api::{
     Begin, BeginTurn, Begun, BoxFuture, COMMIT_TIME, Claim, Commit, Committed, SessionKey, SessionState, TurnError, TurnPhase, UserKey,
     WaitFor,
@@ -50,30 +55,33 @@ impl Context {
             (None, Some(cached)) => cached.clone(),
             (None, None) => Arc::default(),
         };
-        let (claim, state) = self.at_first_contact(claim, state, mark).await?;
+        let Contact { claim, state, awaits_past } = self.at_first_contact(claim, state, mark).await?;
         let lost = self.spool.as_ref().is_some_and(|spool| spool.take_gap(key));
         let gap = lost || seen.is_some_and(|seen| seen > state.seq);
-        Ok(Begin::Run(Begun { key: key.clone(), claim: Some(claim), state, gap }))
+        Ok(Begin::Run(Begun { key: key.clone(), claim: Some(claim), state, gap, awaits_past }))
     }
 
-    /// Brings over what was said before, if a claimed session stands as if nothing ever was.
-    async fn at_first_contact(&self, claim: Claim, state: Arc<SessionState>, mark: Mark) -> Result<(Claim, Arc<SessionState>), TurnError> {
-        let Some((import, list)) = self.list_for(&claim.key, &state) else { return Ok((claim, state)) };
-        let (claim, imported) = import.under(&*self.store, claim, &list).await?;
-        imported.iter().for_each(|imported| self.cache.insert(&claim.key, imported, mark));
-        Ok((claim, imported.unwrap_or(state)))
+    /// Brings over what was said before, if a claimed session stands without.
+    async fn at_first_contact(&self, claim: Claim, state: Arc<SessionState>, mark: Mark) -> Result<Contact, TurnError> {
+        let Some((import, list)) = self.list_for(&claim.key, &state) else { return Ok(Contact { claim, state, awaits_past: false }) };
+        let before = state.version;
+        let contact = import.under(&*self.store, claim, state, &list).await?;
+        if contact.state.version != before {
+            self.cache.insert(&contact.claim.key, &contact.state, mark);
+        }
+        Ok(contact)
     }
 
     /// The session as it is to be shown, what was said before it with it.
     async fn shown(&self, key: &SessionKey) -> Result<Arc<SessionState>, TurnError> {
         let (mark, state) = (self.cache.mark(), self.load(key).await?);
         let Some((import, list)) = self.list_for(key, &state) else { return Ok(state) };
-        let imported = import.aside(&*self.store, key, &list).await?;
+        let imported = import.aside(&*self.store, key, &state, &list).await?;
         imported.iter().for_each(|imported| self.cache.insert(key, imported, mark));
         Ok(imported.unwrap_or(state))
     }
 
-    /// Where to look for what was said before, if the session stands as if nothing ever was.
+    /// Where to look for what was said before, if the session stands without.
     fn list_for(&self, key: &SessionKey, state: &SessionState) -> Option<(&FirstContact, Vec<u8>)> {
         let import = self.first_contact.as_ref()?;
         Some((import, import.list_for(key, state)?))

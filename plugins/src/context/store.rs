@@ -99,12 +99,21 @@ pub trait Store: Send + Sync {
     /// [`TurnError::Corrupt`], [`TurnError::Unavailable`].
     fn is_new<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<bool, TurnError>>;
 
-    /// Gives a claimed session that [is new](Self::is_new) its first turns, numbered from 1, of which the newest [`Limits::turns`] are kept:
-    /// all or nothing. The claim stands. Returns the session as it is then; `None` if it was not new, or `turns` is empty.
+    /// Puts what was said elsewhere before the turns of a claimed session, which [is new](Self::is_new) or [awaits] it: all of them are
+    /// numbered from 1, and the newest [`Limits::turns`] are kept. All or nothing. `base` is the state that the claim came with. The claim
+    /// stands, and the session awaits nothing any more. Returns it as it is then; `None` if it is not as `base` says, or if it is new and
+    /// `older` is empty.
+    ///
+    /// [awaits]: SessionState::awaits_past
     ///
     /// # Errors
     /// [`TurnError::ClaimLost`], [`TurnError::Corrupt`], [`TurnError::Unavailable`]: the outcome is unknown then.
-    fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>>;
+    fn import<'a>(
+        &'a self,
+        claim: &'a Claim,
+        base: &'a Arc<SessionState>,
+        older: Vec<Turn>,
+    ) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>>;
 
     /// Erases one session's turns and slots. Its `seq` goes on, its expiry stays; claims given before are lost. What is damaged is
     /// erased too, `seq` and all. `wait`: for what before it counts as done.
@@ -145,4 +154,15 @@ pub struct Limits {
     pub turns: usize,
     /// How long after its last commit a session lives, and a user's slots after the user's last commit.
     pub keep: Duration,
+}
+
+/// The turns of a session, oldest first and numbered from 1, after what was said elsewhere was put before those it has.
+pub(super) fn with_past(base: &SessionState, older: Vec<Turn>, limits: Limits) -> Vec<Arc<Turn>> {
+    let known = base.turns.iter().map(|turn| Turn { awaits_past: false, ..Turn::clone(turn) });
+    let mut turns: Vec<_> = older.into_iter().chain(known).collect();
+    for (seq, turn) in (1..).zip(&mut turns) {
+        turn.seq = seq;
+    }
+    turns.drain(..turns.len().saturating_sub(limits.turns));
+    turns.into_iter().map(Arc::new).collect()
 }

@@ -172,9 +172,41 @@ fn older_conversations_are_in_a_redis_of_their_own_or_in_the_store_s() {
     let own = import("{redis: {url: redis://a}, import: {url: redis://old, cluster: true}}").unwrap();
     assert_eq!(own.link.unwrap().mode, Mode::Cluster);
     expect("store: {import: {timeout: 1ms, url: redis://a}}\n", &["2:27: `store.import.timeout` must be 10ms to 2s"]);
-    expect("store: {import: {}}\n", &["2:9: `import` needs a `url`: the store is `embedded` | such as `redis://127.0.0.1:6379`"]);
+    expect(
+        "store: {import: {}}\n",
+        &["2:9: `import` needs a `url`, or `servers`: the store is `embedded` | such as `redis://127.0.0.1:6379`"],
+    );
     expect("store: {import: {url: nowhere}}\n", &["2:23: this is no URL of Redis"]);
-    expect("store: {redis: {url: redis://a}, import: {cluster: true}}\n", &["2:52: `cluster` is about a `url`, and there is none"]);
+    let stray = "store: {redis: {url: redis://a}, import: {cluster: true, sentinel: m, username: u, password: p, tls: {}}}\n";
+    let said = |place: &str, key: &str| {
+        format!("2:{place}: `{key}` is about a `url` or `servers`, and there are none | `store.redis` has a `{key}` of its own")
+    };
+    let keys = [("52", "cluster"), ("68", "sentinel"), ("81", "username"), ("94", "password"), ("97", "tls")];
+    let said = keys.map(|(place, key)| said(place, key));
+    expect(stray, &said.each_ref().map(String::as_str));
+}
+
+#[test]
+fn older_conversations_are_reached_as_the_store_s_redis_is() {
+    let dir = Dir::new();
+    let link = |text: &str| {
+        let text = format!("{TENANT}store: {{import: {text}}}\n");
+        dir.parse(&text, &[]).unwrap_or_else(|e| panic!("{e}")).store.import.unwrap().link.unwrap()
+    };
+    let older = link("{servers: [\"a:1\", \"b:2\"], sentinel: mymaster, username: u, password: p, tls: {}}");
+    let same = redis("{servers: [\"a:1\", \"b:2\"], sentinel: mymaster, username: u, password: p, tls: {}}", &[]);
+    assert_eq!(older, same);
+    // A turn may wait for longer than a command takes by default, and connecting may take longer than a turn waits.
+    let timeout = |text: &str| link(text).timeout;
+    assert_eq!(timeout("{url: redis://a, timeout: 10ms}"), Duration::from_millis(500));
+    assert_eq!(timeout("{url: redis://a, timeout: 1500ms}"), Duration::from_millis(1500));
+    let found = |import: &str| problems_with(&format!("{TENANT}store: {{import: {import}}}\n"), &[("P", "hunter2")]).join("\n");
+    assert!(found("{servers: [\"a:1\", \"b:1\"]}").contains("2:18: several servers, and nothing that joins them"));
+    assert!(found("{url: redis://a, tls: {}}").contains("`tls` is given, and `url` is one in the clear"));
+    let missing = found("{url: rediss://a, tls: {ca: none.pem}}");
+    assert!(missing.contains("2:45: the key file `") && missing.contains("none.pem"), "{missing}");
+    let pasted = found("{url: rediss://a, tls: {cert: a, key: hunter2}}");
+    assert!(pasted.contains("that `store.import.tls.key` names") && !pasted.contains("hunter2"), "{pasted}");
 }
 
 #[test]

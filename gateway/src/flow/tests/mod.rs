@@ -112,7 +112,7 @@ fn commit(flow: &mut Flow, reply: &Reply) {
 
 fn past(seq: u64) -> Arc<Turn> {
     let (q, a) = (format!("q{seq}").into(), format!("a{seq}").into());
-    Arc::new(Turn { seq, message_id: "m".into(), q, a, at: Timestamp(seq * 1000), fallback: seq == 2, handoff: false })
+    Arc::new(Turn { seq, message_id: "m".into(), q, a, at: Timestamp(seq * 1000), fallback: seq == 2, handoff: false, awaits_past: false })
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -21,7 +21,7 @@ fn tell(flow: &mut Flow, query: &'static str) -> (String, bool) {
     flow.state.seq += 1;
     let (q, a) = (query.into(), parts.join("\n").as_str().into());
     let (at, seq) = (Timestamp(1), flow.state.seq);
-    let turn = Turn { seq, message_id: "m".into(), q, a, at, fallback: false, handoff: reply.handoff };
+    let turn = Turn { seq, message_id: "m".into(), q, a, at, fallback: false, handoff: reply.handoff, awaits_past: false };
     flow.state.turns.push(Arc::new(turn));
     (parts.join("\n"), reply.handoff)
 }

@@ -195,6 +195,7 @@ pub fn commit(id: &str) -> Commit {
         at: ANSWERED,
         fallback: false,
         handoff: false,
+        awaits_past: false,
         slots: Vec::new(),
         user_slots: Vec::new(),
         journal: None,

@@ -240,9 +240,14 @@ impl Store for Embedded {
         Box::pin(self.read(move |disk| disk.with(|engine| engine.is_new(&key, now))))
     }
 
-    fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
-        let claim = Claim { key: claim.key.clone(), ..*claim };
-        Box::pin(self.ask(|reply| Job::Alone(Box::new(move |writer| writer.import(&claim, turns, reply)))))
+    fn import<'a>(
+        &'a self,
+        claim: &'a Claim,
+        base: &'a Arc<SessionState>,
+        older: Vec<Turn>,
+    ) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        let (claim, base) = (Claim { key: claim.key.clone(), ..*claim }, base.clone());
+        Box::pin(self.ask(|reply| Job::Alone(Box::new(move |writer| writer.import(&claim, &base, older, reply)))))
     }
 
     fn erase_session<'a>(&'a self, key: &'a SessionKey, _wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {

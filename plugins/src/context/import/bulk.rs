@@ -151,6 +151,7 @@ impl Bulk {
         let session = self.pattern.session_of(key, &self.tenant)?;
         let held = match &self.store {
             None => None,
+            Some(store) if !store.is_new(&session).await? => return Ok(Done::There),
             Some(store) => match Held::take(&**store, &session, WAIT, &self.clock).await? {
                 None => return Ok(Done::There),
                 held => held,
@@ -167,7 +168,7 @@ impl Bulk {
         let count = turns.len();
         match held {
             _ if count == 0 => Err(Left::Empty.into()),
-            Some(held) if held.import(turns).await?.is_none() => Ok(Done::There),
+            Some((held, base)) if held.import(&base, turns).await?.is_none() => Ok(Done::There),
             _ => Ok(Done::Imported(count)),
         }
     }

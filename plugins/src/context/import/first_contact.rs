@@ -34,8 +34,8 @@ pub(in crate::context) fn declare(meters: &Meters) {
 
 /// Brings a session's list over before its first turn, and before its history is first looked at.
 ///
-/// A source that does not answer keeps nobody waiting for longer than the time set: the turn goes on without, and once it is kept the
-/// session is no longer new and its list stays where it is. Answering late, or not at all, would be worse.
+/// A source that does not answer keeps nobody waiting for longer than the time set: the turn goes on without, and what it leaves says
+/// that its past is missing. Each later contact looks for it again, until it is there or the turn is no longer kept.
 pub struct FirstContact {
     lists: Lists,
     patterns: RwLock<HashMap<Tenant, Pattern>>,
@@ -61,63 +61,102 @@ impl FirstContact {
 
     /// The key of the list to bring over for a session that stands like this; `None` if there is none to look for.
     pub(in crate::context) fn list_for(&self, key: &SessionKey, state: &SessionState) -> Option<Vec<u8>> {
-        let new = state.seq == 0 && state.version.session == 0;
         let patterns = || self.patterns.read().unwrap_or_else(PoisonError::into_inner);
-        new.then(|| patterns().get(key.tenant())?.key_of(key)).flatten()
+        is_without(state).then(|| patterns().get(key.tenant())?.key_of(key)).flatten()
     }
 
-    /// Brings a list over under a turn's claim. `None` for the state if nothing was brought. Dropping the future gives the claim back.
+    /// Brings a list over under a turn's claim, for a session that stands like this. Dropping the future gives the claim back.
     pub(in crate::context) async fn under(
         &self,
         store: &dyn Store,
         claim: Claim,
+        base: Arc<SessionState>,
         list: &[u8],
-    ) -> Result<(Claim, Option<Arc<SessionState>>), TurnError> {
+    ) -> Result<Contact, TurnError> {
         let held = Held::new(store, claim);
-        let state = self.bring(&held, list).await?;
-        Ok((held.into_claim(), state))
+        let (state, missed) = match self.bring(&held, &base, list).await? {
+            Brought::State(state) => (state, false),
+            Brought::Nothing => (base, false),
+            Brought::Missed => (base, true),
+        };
+        // What was erased is not awaited, nor is what is awaited already.
+        let awaits_past = missed && state.seq == 0 && store.is_new(&held.claim().key).await?;
+        Ok(Contact { claim: held.into_claim(), state, awaits_past })
     }
 
-    /// Brings a list over outside of a turn; not if one has the session, which sees to that itself.
+    /// Brings a list over outside of a turn, for a session that stands like this; not if a turn has it, which sees to that itself.
     pub(in crate::context) async fn aside(
         &self,
         store: &dyn Store,
         key: &SessionKey,
+        state: &SessionState,
         list: &[u8],
     ) -> Result<Option<Arc<SessionState>>, TurnError> {
+        if !state.awaits_past() && !store.is_new(key).await? {
+            return Ok(None);
+        }
         match Held::take(store, key, self.wait, &self.clock).await {
-            Ok(Some(held)) => self.bring(&held, list).await,
-            Ok(None) | Err(TurnError::InProgress) => Ok(None),
+            Ok(Some((held, base))) if is_without(&base) => match self.bring(&held, &base, list).await? {
+                Brought::State(state) => Ok(Some(state)),
+                Brought::Nothing | Brought::Missed => Ok(None),
+            },
+            Ok(_) | Err(TurnError::InProgress) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn bring(&self, held: &Held<'_>, list: &[u8]) -> Result<Option<Arc<SessionState>>, TurnError> {
+    async fn bring(&self, held: &Held<'_>, base: &Arc<SessionState>, list: &[u8]) -> Result<Brought, TurnError> {
         let tenant = held.claim().key.tenant().name();
-        let found = timeout(self.wait, self.lists.read(list, self.limits, self.clock.now())).await;
-        let (outcome, state) = match found {
-            Err(_) => self.missed(tenant, "no answer in time"),
-            Ok(Err(fault)) => self.missed(tenant, &fault.to_string()),
-            Ok(Ok(Found::Nothing)) => ("none", None),
-            Ok(Ok(Found::Other)) => ("refused", None),
+        let (older, outcome) = match timeout(self.wait, self.lists.read(list, self.limits, self.clock.now())).await {
+            Err(_) => return Ok(self.missed(tenant, "no answer in time")),
+            Ok(Err(fault)) => return Ok(self.missed(tenant, &fault.to_string())),
+            Ok(Ok(Found::Nothing)) => (Vec::new(), "none"),
+            Ok(Ok(Found::Other)) => (Vec::new(), "refused"),
             Ok(Ok(Found::Turns(turns, flaws))) => {
                 self.left.with_label_values(&[tenant]).inc_by(flaws.len() as u64);
-                match (turns.is_empty(), held.import(turns).await?) {
-                    (true, _) => ("refused", None),
-                    (false, None) => ("none", None), // erased, or brought over by another just now
-                    (false, state) => ("imported", state),
-                }
+                let outcome = if turns.is_empty() { "refused" } else { "imported" };
+                (turns, outcome)
             }
         };
+        // A session that awaited something learns that there is nothing.
+        let state = if older.is_empty() && !base.awaits_past() { None } else { held.import(base, older).await? };
+        // Otherwise erased, or brought over by another just now.
+        let outcome = if outcome == "imported" && state.is_none() { "none" } else { outcome };
         self.sessions.with_label_values(&[tenant, outcome]).inc();
-        Ok(state)
+        Ok(state.map_or(Brought::Nothing, Brought::State))
     }
 
     /// What a session comes to whose list could not be read. Operators hear of it once a second at most.
-    fn missed(&self, tenant: &str, error: &str) -> (&'static str, Option<Arc<SessionState>>) {
+    fn missed(&self, tenant: &str, error: &str) -> Brought {
         if let Some(left_out) = self.reports.pass(&self.clock) {
             Incident::ImportMissed { tenant, error, left_out }.log();
         }
-        ("missed", None)
+        self.sessions.with_label_values(&[tenant, "missed"]).inc();
+        Brought::Missed
     }
+}
+
+/// How a session stands after its first contact.
+pub(in crate::context) struct Contact {
+    /// The turn's claim.
+    pub(in crate::context) claim: Claim,
+    /// The session as it is now.
+    pub(in crate::context) state: Arc<SessionState>,
+    /// What was said before could not be read, and the turn that begins is to say so.
+    pub(in crate::context) awaits_past: bool,
+}
+
+/// What came of looking for a list.
+enum Brought {
+    /// The session as it is now.
+    State(Arc<SessionState>),
+    /// It is as it was.
+    Nothing,
+    /// It could not be read in time.
+    Missed,
+}
+
+/// Whether what was said before may be missing in a session that stands like this.
+fn is_without(state: &SessionState) -> bool {
+    state.awaits_past() || state.seq == 0 && state.version.session == 0
 }

@@ -82,7 +82,7 @@ fn read(element: &Element, limits: Limits, now: Timestamp) -> Result<Turn, Flaw>
     if at.after(limits.keep) <= now {
         return Err(Flaw::Old);
     }
-    Ok(Turn { seq: 0, message_id: Text::default(), q: written.q, a: written.a, at, fallback: false, handoff: false })
+    Ok(Turn { seq: 0, message_id: Text::default(), q: written.q, a: written.a, at, fallback: false, handoff: false, awaits_past: false })
 }
 
 #[cfg(test)]

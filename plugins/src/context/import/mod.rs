@@ -1,7 +1,7 @@
 //! Conversations of an older deployment: lists of JSON `{"q","a"}` in a Redis, the newest first, one for each session.
 //!
 //! A [`Pattern`] says which key is whose list; [`Lists`] reads it and never changes it. A session is brought over in one atomic step,
-//! [`Store::import`], under a claim, and only if it is new: so whatever imports may be killed and run again, and several may run at once.
+//! [`Store::import`], under a claim, and only if it is new or still awaits it: so whatever imports may be killed and run again, and several may run at once.
 //! [`Bulk`] brings all over, [`FirstContact`] each when its user comes.
 
 mod bulk;
@@ -14,7 +14,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-pub(super) use self::first_contact::declare;
+pub(super) use self::first_contact::{Contact, declare};
 pub use self::{
     bulk::{Bulk, BulkError, Left, News, Tally},
     first_contact::FirstContact,
@@ -43,15 +43,17 @@ impl<'a> Held<'a> {
         Self { store, claim: Some(claim) }
     }
 
-    /// Claims a session outside of any turn, waiting for one that has it. `None` if the session is not new.
-    async fn take(store: &'a dyn Store, key: &SessionKey, wait: Duration, clock: &Clock) -> Result<Option<Self>, TurnError> {
-        if !store.is_new(key).await? {
-            return Ok(None);
-        }
+    /// Claims a session outside of any turn, waiting for one that has it, and says how it stands. `None` if it cannot be new.
+    async fn take(
+        store: &'a dyn Store,
+        key: &SessionKey,
+        wait: Duration,
+        clock: &Clock,
+    ) -> Result<Option<(Self, Arc<SessionState>)>, TurnError> {
         let (message_id, q) = ("import".into(), "".into());
         let request = BeginRequest { key, message_id: &message_id, q: &q, until: clock.now().after(TERM), wait, known: None, limits: &[] };
         match settle(store.begin(request)).await {
-            Ok(StoreBegin::Claimed { claim, .. }) => Ok(Some(Self::new(store, claim))),
+            Ok(StoreBegin::Claimed { claim, state }) => Ok(Some((Self::new(store, claim), state.unwrap_or_default()))),
             Ok(StoreBegin::Answered(_) | StoreBegin::Limited(_)) | Err(TurnError::MessageIdReused) => Ok(None),
             Err(error) => Err(error),
         }
@@ -61,8 +63,8 @@ impl<'a> Held<'a> {
         self.claim.as_ref().expect("taken out only by consuming")
     }
 
-    async fn import(&self, turns: Vec<Turn>) -> Result<Option<Arc<SessionState>>, TurnError> {
-        self.store.import(self.claim(), turns).await
+    async fn import(&self, base: &Arc<SessionState>, older: Vec<Turn>) -> Result<Option<Arc<SessionState>>, TurnError> {
+        self.store.import(self.claim(), base, older).await
     }
 
     fn into_claim(mut self) -> Claim {

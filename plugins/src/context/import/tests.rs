@@ -1,8 +1,9 @@
 //! Lists of an older deployment in real Redis servers, brought over into the embedded store.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod contact;
+mod sources;
 
-use tokio::time::Instant;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{Bulk, BulkError, Flaw, KeyError, Left, Lists, News, Tally};
 use crate::{
@@ -18,7 +19,6 @@ use crate::{
         Mode, Redis, RedisConfig, rights,
         server::{Cluster, Server, wait_until},
     },
-    testing::metric,
 };
 
 const LIMITS: Limits = Limits { turns: 100, keep: Duration::from_hours(24) };
@@ -281,104 +281,4 @@ fn seq(committed: Committed) -> u64 {
         Committed::Stored(turn) => turn.seq,
         other => panic!("{other:?}"),
     }
-}
-
-/// How many first contacts ended so.
-fn contacts(meters: &Meters, outcome: &str) -> Option<f64> {
-    metric(meters, "fengda_import_sessions_total", &[outcome, "bank"])
-}
-
-#[tokio::test]
-async fn a_user_goes_on_at_the_first_contact_and_the_list_is_read_once() {
-    let (moving, meters) = (Move::new(), Meters::default());
-    moving.say("chat:u", "before", "long ago");
-    let context = moving.context("chat:{user_id}", &meters);
-    let key = session("u");
-    let begun = begin(&context, &key).await;
-    assert_eq!(questions(&begun.state), [(1, "before", "long ago")]);
-    assert_eq!(seq(context.commit(&begun, commit("m1")).await.unwrap()), 2);
-    for (id, number) in [("m2", 3), ("m3", 4)] {
-        let begun = begin_as(&context, &key, id).await;
-        assert_eq!(seq(context.commit(&begun, commit(id)).await.unwrap()), number);
-    }
-    assert_eq!((moving.reads(), contacts(&meters, "imported"), context.history(&key).await.unwrap().seq), (1, Some(1.0), 4));
-}
-
-#[tokio::test]
-async fn a_history_that_is_looked_at_first_is_there_and_a_user_without_a_list_begins_anew() {
-    let (moving, meters) = (Move::new(), Meters::default());
-    moving.say("chat:u", "before", "long ago");
-    let context = moving.context("chat:{user_id}", &meters);
-    assert_eq!(questions(&context.history(&session("u")).await.unwrap()), [(1, "before", "long ago")]);
-    assert_eq!(begin(&context, &session("u")).await.state.seq, 1);
-    // A copy of nothing in the cache hides no list.
-    assert_eq!(context.history(&session("v")).await.unwrap().seq, 0);
-    moving.say("chat:v", "q", "a");
-    assert_eq!(begin(&context, &session("v")).await.state.seq, 1);
-    assert_eq!(begin(&context, &session("new")).await.state.seq, 0);
-    assert_eq!((contacts(&meters, "imported"), contacts(&meters, "none")), (Some(2.0), Some(2.0)));
-}
-
-#[tokio::test]
-async fn nobody_gets_the_list_of_another() {
-    let (moving, meters) = (Move::new(), Meters::default());
-    moving.say("chat:a:b:c", "secret", "of somebody");
-    moving.say("chat:u:s", "q", "a");
-    let context = moving.context("chat:{user_id}:{session_id}", &meters);
-    for (user_id, id) in [("a", "b:c"), ("a:b", "c")] {
-        let key = user("bank", user_id).session(id).unwrap();
-        assert_eq!(begin(&context, &key).await.state.seq, 0);
-    }
-    let shop = user("shop", "u").session("s").unwrap();
-    assert_eq!(begin(&context, &shop).await.state.seq, 0);
-    assert_eq!(moving.reads(), 0);
-    assert_eq!(begin(&context, &user("bank", "u").session("s").unwrap()).await.state.seq, 1);
-}
-
-#[tokio::test]
-async fn what_was_erased_is_not_brought_over() {
-    let (moving, meters) = (Move::new(), Meters::default());
-    let context = moving.context("chat:{user_id}", &meters);
-    for name in ["u", "v"] {
-        moving.say(&format!("chat:{name}"), "q", "a");
-    }
-    context.erase_user(session("u").user(), None).await.unwrap();
-    assert_eq!(context.history(&session("u")).await.unwrap().seq, 0);
-    assert_eq!(begin(&context, &session("u")).await.state.seq, 0);
-    let begun = begin(&context, &session("v")).await;
-    context.release(&begun.claim.unwrap());
-    context.erase_session(&session("v"), None).await.unwrap();
-    let begun = begin(&context, &session("v")).await;
-    assert_eq!((begun.state.seq, begun.state.turns.len()), (1, 0));
-    assert_eq!(run(&moving.bulk("chat:{user_id}")).await, Tally { keys: 2, there: 2, ..Tally::default() });
-}
-
-#[tokio::test]
-async fn a_source_that_does_not_answer_delays_a_turn_no_longer_than_agreed() {
-    let (moving, meters) = (Move::new(), Meters::default());
-    moving.say("chat:u", "q", "a");
-    let context = moving.context("chat:{user_id}", &meters);
-    moving.server.pause();
-    let begun_at = Instant::now();
-    let begun = begin(&context, &session("u")).await;
-    let took = begun_at.elapsed();
-    moving.server.resume();
-    assert!(took >= WAIT && took < WAIT * 4, "{took:?}");
-    assert_eq!((begun.state.seq, contacts(&meters, "missed")), (0, Some(1.0)));
-    // Nothing was kept yet: the next message finds it.
-    context.release(&begun.claim.unwrap());
-    assert_eq!(begin(&context, &session("u")).await.state.seq, 1);
-}
-
-#[tokio::test]
-async fn a_first_contact_given_up_halfway_leaves_no_claim() {
-    let (moving, meters) = (Move::new(), Meters::default());
-    let context = moving.context("chat:{user_id}", &meters);
-    moving.server.pause();
-    let key = session("u");
-    let given_up = tokio::time::timeout(WAIT / 3, begin(&context, &key)).await;
-    moving.server.resume();
-    assert!(given_up.is_err());
-    let begun = tokio::time::timeout(Duration::from_secs(3), begin_as(&context, &key, "m2")).await.unwrap();
-    assert_eq!(seq(context.commit(&begun, commit("m2")).await.unwrap()), 1);
 }

@@ -8,7 +8,10 @@ use super::{
     reply::{Reply, seal_flow, seal_turn, unexpected},
     scripts::{IMPORT, IS_NEW},
 };
-use crate::api::{Claim, FlowState, SessionKey, SessionState, Turn, TurnError, Version};
+use crate::{
+    api::{Claim, SessionKey, SessionState, Turn, TurnError, Version},
+    context::store::with_past,
+};
 
 impl Inner {
     pub(super) async fn is_new(&self, key: &SessionKey) -> Result<bool, TurnError> {
@@ -16,20 +19,24 @@ impl Inner {
         Ok(reply.bytes()? == b"new")
     }
 
-    pub(super) async fn import(&self, claim: &Claim, mut turns: Vec<Turn>) -> Result<Option<Arc<SessionState>>, TurnError> {
-        turns.drain(..turns.len().saturating_sub(self.limits.turns));
+    pub(super) async fn import(
+        &self,
+        claim: &Claim,
+        base: &SessionState,
+        older: Vec<Turn>,
+    ) -> Result<Option<Arc<SessionState>>, TurnError> {
+        let turns = with_past(base, older, self.limits);
         let Some(seq) = turns.last().map(|turn| turn.seq) else { return Ok(None) };
         let keys = keys::session(&claim.key);
         self.lines.settled(keys.get(WAITING)).await;
         let session = fastrand::u64(1..);
-        let args = self.import_args(claim, seq, session, &turns);
+        let args = self.import_args(claim, base, (seq, session), &turns);
         let mut reply = Reply::of(self.run(&IMPORT, &keys, &args).await?)?;
         match &*reply.bytes()? {
             b"imported" => {
                 let version = Version { session, user: reply.stamp()? };
-                let turns = turns.into_iter().map(Arc::new).collect();
-                let user_slots = reply.user_slots()?;
-                Ok(Some(Arc::new(SessionState { version, epoch: 0, seq, turns, flow: FlowState::default(), user_slots })))
+                let (flow, user_slots) = (base.flow.clone(), reply.user_slots()?);
+                Ok(Some(Arc::new(SessionState { version, epoch: base.epoch, seq, turns, flow, user_slots })))
             }
             b"old" => Ok(None),
             b"lost" => Err(TurnError::ClaimLost),
@@ -37,10 +44,11 @@ impl Inner {
         }
     }
 
-    fn import_args(&self, claim: &Claim, seq: u64, version: u64, turns: &[Turn]) -> Parts {
+    fn import_args(&self, claim: &Claim, base: &SessionState, (seq, version): (u64, u64), turns: &[Arc<Turn>]) -> Parts {
+        let stood = if base.awaits_past() { base.version.session } else { 0 };
         let mut args = self.args();
-        args.number(claim.fence).number(seq).stamp(version).bytes(&seal_flow(&claim.key, version, &FlowState::default()));
-        args.number(self.keep()).bytes(&keys::id(&claim.key));
+        args.number(claim.fence).stamp(stood).number(seq).stamp(version);
+        args.bytes(&seal_flow(&claim.key, version, &base.flow)).number(self.keep()).bytes(&keys::id(&claim.key));
         for turn in turns {
             args.bytes(turn.message_id.expose().as_bytes()).bytes(&seal_turn(&claim.key, version, turn));
         }

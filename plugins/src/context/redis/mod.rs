@@ -205,8 +205,13 @@ impl Store for RedisStore {
         Box::pin(self.0.is_new(key))
     }
 
-    fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
-        Box::pin(self.0.import(claim, turns))
+    fn import<'a>(
+        &'a self,
+        claim: &'a Claim,
+        base: &'a Arc<SessionState>,
+        older: Vec<Turn>,
+    ) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        Box::pin(self.0.import(claim, base, older))
     }
 
     fn erase_session<'a>(&'a self, key: &'a SessionKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {

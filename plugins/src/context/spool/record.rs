@@ -40,7 +40,7 @@ impl Entry {
                 out.extend_from_slice(&n.to_le_bytes());
             }
             let commit = &self.commit;
-            out.push(u8::from(commit.fallback) | u8::from(commit.handoff) << 1);
+            out.push(u8::from(commit.fallback) | u8::from(commit.handoff) << 1 | u8::from(commit.awaits_past) << 2);
             for text in [&commit.message_id, &commit.q, &commit.a] {
                 codec::put_text(out, text.expose());
             }
@@ -73,8 +73,8 @@ impl Line {
             let (number, epoch, seq, place, at, flags) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?, Timestamp(r.u64()?), r.u8()?);
             let (message_id, q, a) = (r.text()?, r.text()?, r.text()?);
             let (slots, user_slots, journal) = (deltas(r)?, deltas(r)?, r.journal()?);
-            let commit =
-                Commit { message_id, q, a, at, fallback: flags & 1 != 0, handoff: flags & 2 != 0, slots, user_slots, journal, wait: None };
+            let (fallback, handoff, awaits_past) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+            let commit = Commit { message_id, q, a, at, fallback, handoff, awaits_past, slots, user_slots, journal, wait: None };
             Ok((number, epoch, seq, place, commit))
         };
         let (number, epoch, seq, place, commit) = codec::open(Kind::Aside, owner, record, read).ok()?;

@@ -27,7 +27,16 @@ fn tenant(name: &str) -> Tenant {
 fn state(bytes: usize) -> Arc<SessionState> {
     let turn = |seq, bytes| {
         let at = clock().now();
-        Arc::new(Turn { seq, message_id: "m".into(), q: "q".into(), a: "x".repeat(bytes).into(), at, fallback: false, handoff: false })
+        Arc::new(Turn {
+            seq,
+            message_id: "m".into(),
+            q: "q".into(),
+            a: "x".repeat(bytes).into(),
+            at,
+            fallback: false,
+            handoff: false,
+            awaits_past: false,
+        })
     };
     Arc::new(SessionState { turns: vec![turn(1, bytes / 2), turn(2, bytes / 2)], ..SessionState::default() })
 }

@@ -118,7 +118,7 @@ async fn a_failed_write_is_reported_and_commits_work_again_when_the_disk_does() 
     assert_eq!(turn("m6"), (first + 1).to_string());
     assert_eq!(
         turn("m1"),
-        "Ok(Answered(Turn { seq: 1, message_id: ‹2 bytes›, q: ‹4 bytes›, a: ‹4 bytes›, at: Timestamp(1700000000000), fallback: false, handoff: false }))"
+        "Ok(Answered(Turn { seq: 1, message_id: ‹2 bytes›, q: ‹4 bytes›, a: ‹4 bytes›, at: Timestamp(1700000000000), fallback: false, handoff: false, awaits_past: false }))"
     );
     drop(input);
     assert!(child.wait().unwrap().success());

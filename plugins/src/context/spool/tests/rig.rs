@@ -127,8 +127,13 @@ impl Store for Reach {
         Box::pin(self.through(self.shared.inner.is_new(key)))
     }
 
-    fn import<'a>(&'a self, claim: &'a Claim, turns: Vec<Turn>) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
-        Box::pin(self.through(self.shared.inner.import(claim, turns)))
+    fn import<'a>(
+        &'a self,
+        claim: &'a Claim,
+        base: &'a Arc<SessionState>,
+        older: Vec<Turn>,
+    ) -> BoxFuture<'a, Result<Option<Arc<SessionState>>, TurnError>> {
+        Box::pin(self.through(self.shared.inner.import(claim, base, older)))
     }
 
     fn erase_session<'a>(&'a self, key: &'a SessionKey, wait: Option<WaitFor>) -> BoxFuture<'a, Result<(), TurnError>> {
