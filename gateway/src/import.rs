@@ -12,13 +12,10 @@ use fengda_plugins::{
 };
 use tokio::time::timeout;
 
-use crate::{
-    config::Config,
-    server::{context_config, open_redis},
-};
+use crate::{config::Config, server::context_config};
 
-/// How long to wait until a Redis is reached.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait until a Redis is reached, and until one that was reached is back.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one command may take: nobody waits for an answer to a message here.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -114,7 +111,8 @@ pub async fn prepare(config: &Config, request: Request<'_>, clock: Clock) -> Res
     })?;
     let pattern = request.pattern.or_else(|| tenant.import.clone()).ok_or(ImportError::NoPattern)?;
     let link = source(config, request.from)?;
-    let target = if request.dry_run { None } else { open_redis(config, &Meters::default())? };
+    let target = config.store.redis().filter(|_| !request.dry_run).cloned();
+    let target = target.map(|link| Redis::open(RedisConfig { timeout: TIMEOUT, ..link }, &Meters::default())).transpose()?;
     if let Some(target) = &target {
         reach(target, "of the store").await?;
     }
@@ -124,7 +122,7 @@ pub async fn prepare(config: &Config, request: Request<'_>, clock: Clock) -> Res
     let redis = Redis::open_source(RedisConfig { timeout: TIMEOUT, ..link })?;
     reach(&redis, "with the lists").await?;
     let (tenant, limits) = (tenant.tenant.clone(), opened.limits());
-    Ok(Bulk { lists: Lists::new(redis), pattern, tenant, store, limits, clock, most: request.most })
+    Ok(Bulk { lists: Lists::new(redis), pattern, tenant, store, limits, clock, most: request.most, patience: PATIENCE })
 }
 
 fn source(config: &Config, from: Option<Source>) -> Result<RedisConfig, ImportError> {

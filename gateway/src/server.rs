@@ -212,7 +212,7 @@ impl Running {
 
 /// The way to the Redis that keeps conversations, if one does. Gives it the time that one command has to be there, so that the first
 /// message of a user does not come before it.
-pub(crate) fn open_redis(config: &Config, meters: &Meters) -> io::Result<Option<Arc<Redis>>> {
+fn open_redis(config: &Config, meters: &Meters) -> io::Result<Option<Arc<Redis>>> {
     let config::Backend::Redis(store) = &config.store.backend else { return Ok(None) };
     let redis = Redis::open(store.link.clone(), meters)?;
     let mut health = redis.health();

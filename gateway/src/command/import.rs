@@ -1,6 +1,7 @@
 //! `fengda import`: conversations of an older deployment, before their users come.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -116,11 +117,13 @@ impl Import {
             anyhow::Ok(ended)
         });
         told.clear();
+        told.reasons();
         let tally = ended?.context("what was brought over stays; run it again to go on")?;
         terminal::print(&format!("{}\n", told.summary(&tally)))?;
-        match tally.busy {
-            0 => Ok(()),
-            n => bail!("{n} sessions were in use all the time: run it again"),
+        match tally {
+            Tally { keys: 0, .. } => bail!("no key there fits the pattern: compare both, and look whether it is the right database"),
+            Tally { busy: 0, .. } => Ok(()),
+            Tally { busy, .. } => bail!("{busy} sessions were in use all the time: run it again"),
         }
     }
 }
@@ -130,6 +133,8 @@ impl Import {
 struct Told {
     verb: &'static str,
     lines: u32,
+    /// How many keys and elements were left, by the reason.
+    left: BTreeMap<(&'static str, &'static str), u64>,
     last: Option<Instant>,
     /// A line of progress stands there, to be written over.
     standing: bool,
@@ -138,9 +143,15 @@ struct Told {
 impl Told {
     fn hear(&mut self, tally: &Tally, news: News<'_>) {
         match news {
-            News::Left(key, why) => self.line(key, None, &why.to_string()),
-            News::Element(key, index, flaw) => self.line(key, Some(index), &flaw.to_string()),
-            News::Progress => self.progress(tally),
+            News::Left(key, why) => {
+                *self.left.entry(("keys", why.reason())).or_default() += 1;
+                self.line(key, None, &why.to_string());
+            }
+            News::Element(key, index, flaw) => {
+                *self.left.entry(("elements", flaw.reason())).or_default() += 1;
+                self.line(key, Some(index), &flaw.to_string());
+            }
+            News::Progress(walked, all) => self.progress(tally, walked, all),
         }
     }
 
@@ -159,7 +170,7 @@ impl Told {
         }
     }
 
-    fn progress(&mut self, tally: &Tally) {
+    fn progress(&mut self, tally: &Tally, walked: u64, all: Option<u64>) {
         let watched = terminal::is_watched();
         let last = *self.last.get_or_insert_with(Instant::now);
         if last.elapsed() < if watched { WATCHED } else { UNWATCHED } {
@@ -167,8 +178,17 @@ impl Told {
         }
         self.last = Some(Instant::now());
         self.clear();
-        terminal::tell(&styled(Style::Faint, &format!("{} keys: {}", tally.keys, self.summary(tally))));
+        // The walk is a little ahead of what is done, and keys come and go.
+        let done = all.map_or(String::new(), |all| format!("{} %, ", (100 * walked / all.max(1)).min(99)));
+        terminal::tell(&styled(Style::Faint, &format!("{done}{} keys: {}", tally.keys, self.summary(tally))));
         self.standing = watched;
+    }
+
+    /// Says how much was left, and why.
+    fn reasons(&self) {
+        for ((what, reason), count) in &self.left {
+            terminal::tell(&format!("{count} {what} {reason}"));
+        }
     }
 
     /// Makes room where the last line of progress stands.

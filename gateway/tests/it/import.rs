@@ -19,6 +19,7 @@ use super::{
 };
 
 const PATTERN: &str = "chat:{user_id}";
+const NO_KEY: &str = "no key there fits the pattern: compare both, and look whether it is the right database";
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
@@ -102,7 +103,7 @@ async fn a_dry_run_writes_nothing_and_a_store_in_use_is_said() {
     let (folder, from) = (gateway.site.path(""), url(&source));
     let dry = run(&folder, &["--pattern", PATTERN, "--from", &from, "--dry-run"]);
     assert_eq!(text(&dry.stdout), "1 sessions with 1 turns would be brought over, 0 were there already; 1 keys and 0 elements were left\n");
-    assert_eq!(text(&dry.stderr), "chat:\\u{1b}[31m is not a list\n");
+    assert_eq!(text(&dry.stderr), "chat:\\u{1b}[31m is not a list\n1 keys are no lists\n");
     assert_eq!(questions(&gateway, "u").await, []);
     let locked = run(&folder, &["--pattern", PATTERN, "--from", &from]);
     assert_eq!((locked.status.code(), locked.stdout.len()), (Some(1), 0));
@@ -116,7 +117,7 @@ fn what_is_missing_or_wrong_is_said_with_what_to_do() {
     site.write(&site.config());
     let folder = site.path("");
     let source = Server::start();
-    let wrong = url(&source).replace("//", "//nobody:hunter2@");
+    let (from, wrong) = (url(&source), url(&source).replace("//", "//nobody:hunter2@"));
     for (arguments, code, says) in [
         (&["--pattern", PATTERN][..], 1, "give `--from redis://host:6379`, or `store.import`"),
         (&["--from", "redis://127.0.0.1:1"], 1, "give `--pattern`, such as `chat:{user_id}`"),
@@ -139,11 +140,12 @@ fn what_is_missing_or_wrong_is_said_with_what_to_do() {
             1,
             "the Redis with the lists cannot be used: 127.0.0.1:1: ",
         ),
+        (&["--pattern", "chats:{user_id}", "--from", &from, "--dry-run"], 1, NO_KEY),
         (&["--pattern", PATTERN, "--from", &wrong, "--dry-run"], 1, "Password authentication failed"),
     ] {
         let failed = run(&folder, arguments);
         let said = text(&failed.stderr);
-        assert_eq!((failed.status.code(), failed.stdout.len()), (Some(code), 0), "{arguments:?}: {said}");
+        assert_eq!((failed.status.code(), failed.stdout.is_empty()), (Some(code), says != NO_KEY), "{arguments:?}: {said}");
         assert!(said.contains(says) && !said.contains("hunter2"), "{said}");
     }
     let mut other = Command::new(env!("CARGO_BIN_EXE_fengda"));

@@ -19,6 +19,7 @@ use super::{
     cluster::Cluster,
     config::Role,
     dial::{Address, Dial},
+    fault::Failure,
     meters,
     node::{Around, Node, Open, State},
     place::{Place, Sentinels},
@@ -122,6 +123,23 @@ impl Redis {
             }
         }
         Ok(())
+    }
+
+    /// How many keys there are on all primaries, whatever their names.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub async fn count_keys(&self) -> Result<u64, Fault> {
+        let (dbsize, deadline) = (redis::cmd("DBSIZE"), Instant::now() + self.around.dial.timeout);
+        let nodes = match &*self.route {
+            Route::One(node, _) => return number(node.ask(&dbsize, deadline).await?),
+            Route::Cluster(cluster) => cluster.nodes(),
+        };
+        let mut keys = 0;
+        for node in nodes {
+            keys += number(node.ask(&dbsize, deadline).await?)?;
+        }
+        Ok(keys)
     }
 
     /// Calls a script on the primary that has these keys: one round trip, and a second one if the server has forgotten the script.
@@ -232,6 +250,10 @@ impl Route {
             Self::Cluster(cluster) => cluster.nodes().iter().map(|node| node.in_flight()).sum(),
         }
     }
+}
+
+fn number(value: Value) -> Result<u64, Fault> {
+    redis::from_redis_value(value).map_err(|error| Failure::Redis(error.into()).into())
 }
 
 /// Keeps the health up to date, for ever.

@@ -16,6 +16,7 @@ pub struct Scan {
     glob: String,
     /// Where to go on, on each server that is not done; `None` before the first step.
     left: Option<Vec<Place>>,
+    steps: u64,
 }
 
 /// A server of a cluster, if it is one, and its cursor.
@@ -24,7 +25,12 @@ type Place = (Option<Arc<Node>>, Vec<u8>);
 impl Scan {
     /// Over the keys that match `glob` (<https://redis.io/docs/latest/commands/keys/>).
     pub fn new(redis: Arc<Redis>, glob: String) -> Self {
-        Self { redis, glob, left: None }
+        Self { redis, glob, left: None, steps: 0 }
+    }
+
+    /// About how many keys it has come by, whether they match or not.
+    pub fn walked(&self) -> u64 {
+        self.steps * u64::from(STEP)
     }
 
     /// The next keys, maybe none of them; `None` when the walk is over.
@@ -47,6 +53,7 @@ impl Scan {
         };
         let reply = node.ask(&scan, Instant::now() + around.dial.timeout).await?;
         let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(reply).map_err(|error| Failure::Redis(error.into()))?;
+        self.steps += 1;
         if next == b"0" {
             left.pop();
         } else {

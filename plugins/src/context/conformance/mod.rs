@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "tests, although another crate's tests cannot see a `cfg(test)`")]
 
 pub mod model;
+mod parts;
 #[macro_use]
 pub mod suite;
 

@@ -1,49 +1,15 @@
 //! The behaviours, one function each.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::{ANSWERED, LIMITS, Subject, TURN, commit, journal};
+use super::{
+    ANSWERED, LIMITS, Subject, TURN, commit, journal,
+    parts::{add, elsewhere, ids, join_all, number, set},
+};
 use crate::{
-    api::{Change, Commit, Journal, MAX_JOURNAL, SessionKey, SessionState, SlotDelta, SlotValue, Timestamp, Turn, TurnError},
+    api::{Change, Commit, Journal, MAX_JOURNAL, SessionKey, SlotDelta, SlotValue, Timestamp, Turn, TurnError},
     context::{BeginRequest, StoreBegin, settle},
 };
-
-fn ids(state: &Arc<SessionState>) -> Vec<&str> {
-    state.turns.iter().map(|t| t.message_id.expose()).collect()
-}
-
-fn set(name: &str, value: SlotValue) -> SlotDelta {
-    SlotDelta { name: name.into(), change: Change::Set(value) }
-}
-
-fn add(name: &str, by: f64) -> SlotDelta {
-    SlotDelta { name: name.into(), change: Change::Add(by) }
-}
-
-fn number(state: &Arc<SessionState>, name: &str) -> Option<f64> {
-    match state.user_slots.0.get(name) {
-        Some(SlotValue::Number(n)) => Some(*n),
-        _ => None,
-    }
-}
-
-/// So many turns from before the session began here.
-fn elsewhere(count: u64) -> Vec<Turn> {
-    let old = |n: u64| {
-        let text = |what: &str| format!("{what} {n}").into();
-        Turn {
-            seq: n,
-            message_id: text("old"),
-            q: text("q"),
-            a: text("a"),
-            at: Timestamp(n),
-            fallback: false,
-            handoff: n == 6,
-            awaits_past: false,
-        }
-    };
-    (1..=count).map(old).collect()
-}
 
 macro_rules! suite {
     (($d:tt) $(async fn $case:ident($s:ident) $body:block)*) => {
@@ -551,14 +517,4 @@ suite! { ($)
         assert!(s.store.import(&claim, &base, elsewhere(1)).await.unwrap().is_none());
         assert_eq!(s.store.commit(&claim, &now, commit("m2")).await.unwrap().turn.seq, 2);
     }
-}
-
-/// Runs futures side by side on one task, each polled first in order.
-async fn join_all(futures: impl Iterator<Item = impl Future<Output = ()>>) {
-    let mut running: Vec<_> = futures.map(Box::pin).collect();
-    std::future::poll_fn(|cx| {
-        running.retain_mut(|future| future.as_mut().poll(cx).is_pending());
-        if running.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
 }

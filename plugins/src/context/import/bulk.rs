@@ -2,19 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{Flaw, Held, KeyError, Lists, Pattern, lists::Found};
 use crate::{
     api::{Clock, Tenant, TurnError},
     context::{Limits, Store},
-    redis::Fault,
+    redis::{Fault, Scan},
 };
 
 /// Most lists on their way at a time.
 const AT_ONCE: usize = 32;
 /// How long to wait for a turn that has a session.
 const WAIT: Duration = Duration::from_secs(3);
+/// Before what got no answer is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Brings the lists of a tenant over. What is there already is left as it is, so it can be killed and run again: the store itself knows
 /// what is done, which a cursor could not, as those of `SCAN` mean nothing to another server after a failover.
@@ -34,6 +39,8 @@ pub struct Bulk {
     pub clock: Clock,
     /// Most sessions to bring over in this run.
     pub most: u64,
+    /// How long what gets no answer is tried again before the run ends: a failover takes seconds.
+    pub patience: Duration,
 }
 
 /// What became of lists so far.
@@ -62,8 +69,8 @@ pub enum News<'a> {
     Left(&'a [u8], Left),
     /// The element of this index was left.
     Element(&'a [u8], usize, Flaw),
-    /// So much is done.
-    Progress,
+    /// So much is done: about so many keys of all kinds were walked over, of so many as there are, if that is known.
+    Progress(u64, Option<u64>),
 }
 
 /// Why a list was left.
@@ -86,6 +93,21 @@ pub enum Left {
     Damaged(String),
 }
 
+impl Left {
+    /// The same without what differs from one to another, to count by.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Key(KeyError::Foreign) => "do not fit the pattern",
+            Self::Key(KeyError::Ambiguous) => "can be read as more than one user and session",
+            Self::Key(KeyError::Id(_)) => "have an empty or too long user or session",
+            Self::Other => "are no lists",
+            Self::Empty => "have no element that could be taken",
+            Self::Busy => "belong to sessions in use",
+            Self::Damaged(_) => "belong to sessions that are damaged in the store",
+        }
+    }
+}
+
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BulkError {
@@ -95,6 +117,13 @@ pub enum BulkError {
     /// The store does not take them.
     #[error(transparent)]
     Store(TurnError),
+}
+
+impl BulkError {
+    /// Whether it may be otherwise in a moment.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Lists(Fault::Down(_) | Fault::Unknown(_)) | Self::Store(TurnError::Unavailable(_)))
+    }
 }
 
 /// What became of one list.
@@ -120,15 +149,19 @@ impl Bulk {
     /// See [`BulkError`]; what was done until then is done.
     pub async fn run(&self, mut hear: impl FnMut(&Tally, News<'_>)) -> Result<Tally, BulkError> {
         let (mut scan, mut tally, mut tasks) = (self.lists.keys(self.pattern.glob()), Tally::default(), JoinSet::new());
-        'keys: while let Some(keys) = scan.next().await? {
+        let all = self.lists.count().await;
+        'keys: while let Some(keys) = self.step(&mut scan).await? {
+            let walked = scan.walked();
             for key in keys {
                 while tasks.len() >= AT_ONCE || tally.imported + tasks.len() as u64 >= self.most {
                     let Some(ended) = tasks.join_next().await else { break 'keys };
                     tally.take(ended.expect("an import neither panics nor is cancelled")?, &mut hear);
+                    hear(&tally, News::Progress(walked, all));
                 }
                 let this = self.clone();
                 tasks.spawn(async move { this.one(key).await });
             }
+            hear(&tally, News::Progress(walked, all));
         }
         while let Some(ended) = tasks.join_next().await {
             tally.take(ended.expect("an import neither panics nor is cancelled")?, &mut hear);
@@ -136,15 +169,33 @@ impl Bulk {
         Ok(tally)
     }
 
+    /// The next keys, maybe none of them; `None` at the end.
+    async fn step(&self, scan: &mut Scan) -> Result<Option<Vec<Vec<u8>>>, BulkError> {
+        let end = Instant::now() + self.patience;
+        loop {
+            match scan.next().await.map_err(BulkError::from) {
+                Err(error) if error.may_pass() && Instant::now() < end => sleep(PAUSE).await,
+                result => return result,
+            }
+        }
+    }
+
     /// Brings over the list under a key.
     async fn one(&self, key: Vec<u8>) -> Result<Outcome, BulkError> {
-        let mut flaws = Vec::new();
-        let done = match self.session(&key, &mut flaws).await {
-            Ok(done) => Ok(done),
-            Err(Failure::Left(left)) => Err(left),
-            Err(Failure::Run(error)) => return Err(error),
-        };
-        Ok(Outcome { key, done, flaws })
+        let end = Instant::now() + self.patience;
+        loop {
+            let mut flaws = Vec::new();
+            let done = match self.session(&key, &mut flaws).await {
+                Ok(done) => Ok(done),
+                Err(Failure::Left(left)) => Err(left),
+                Err(Failure::Run(error)) if error.may_pass() && Instant::now() < end => {
+                    sleep(PAUSE).await;
+                    continue;
+                }
+                Err(Failure::Run(error)) => return Err(error),
+            };
+            return Ok(Outcome { key, done, flaws });
+        }
     }
 
     async fn session(&self, key: &[u8], flaws: &mut Vec<(usize, Flaw)>) -> Result<Done, Failure> {
@@ -223,6 +274,5 @@ impl Tally {
                 hear(self, News::Left(&key, left));
             }
         }
-        hear(self, News::Progress);
     }
 }

@@ -29,6 +29,18 @@ pub enum Flaw {
     Rest,
 }
 
+impl Flaw {
+    /// The same without what differs from one to another, to count by.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Form => "are no JSON objects with the texts `q` and `a`",
+            Self::Giant(_) => "are too long",
+            Self::Old => "are older than `store.history.keep`",
+            Self::Rest => "and what is older in their lists are more than can be taken of one",
+        }
+    }
+}
+
 /// An element as it was written. Other fields are ignored.
 #[derive(Deserialize)]
 struct Written {

@@ -50,6 +50,11 @@ impl Lists {
         Scan::new(self.0.clone(), glob)
     }
 
+    /// About how many keys of all kinds there are; `None` if that is not told.
+    pub(super) async fn count(&self) -> Option<u64> {
+        self.0.count_keys().await.ok()
+    }
+
     /// What stands under a key, of a list the newest elements: one round trip.
     pub(super) async fn read(&self, key: &[u8], limits: Limits, now: Timestamp) -> Result<Found, Fault> {
         let [count, one, all] = [limits.turns.to_string(), MAX_ELEMENT.to_string(), MAX_LIST.to_string()];

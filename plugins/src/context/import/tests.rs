@@ -68,6 +68,7 @@ impl Move {
             limits: LIMITS,
             clock: self.clock.clone(),
             most: u64::MAX,
+            patience: Duration::ZERO,
         }
     }
 
@@ -176,7 +177,7 @@ async fn damage_of_every_kind_is_told_and_nothing_is_lost_to_it() {
     let mut hear = |_: &Tally, news: News<'_>| match news {
         News::Left(key, why) => told.push((String::from_utf8(key.to_vec()).unwrap(), None, why.to_string())),
         News::Element(key, index, flaw) => told.push((String::from_utf8(key.to_vec()).unwrap(), Some(index), flaw.to_string())),
-        News::Progress => {}
+        News::Progress(..) => {}
     };
     let tally = moving.bulk("chat:{user_id}").run(&mut hear).await.unwrap();
     assert_eq!(tally, Tally { keys: 8, imported: 2, turns: 22, left: 6, elements: 8, ..Tally::default() });
@@ -261,6 +262,18 @@ async fn a_source_that_goes_away_ends_the_run_and_the_next_one_goes_on() {
     moving.server.restart();
     let rest = run(&moving.bulk("chat:{user_id}")).await;
     assert_eq!((rest.imported, rest.there), (30, 20));
+}
+
+#[tokio::test]
+async fn a_source_that_is_back_in_time_ends_no_run() {
+    let moving = Move { server: Server::with(&["appendonly yes", "appendfsync always"]), ..Move::new() };
+    (0..50).for_each(|n| moving.say(&format!("chat:{n}"), "q", "a"));
+    let bulk = Bulk { patience: Duration::from_secs(10), ..moving.bulk("chat:{user_id}") };
+    moving.server.kill();
+    let running = tokio::spawn(async move { run(&bulk).await });
+    tokio::task::yield_now().await;
+    moving.server.restart();
+    assert_eq!(running.await.unwrap().imported, 50);
 }
 
 async fn begin(context: &Context, key: &SessionKey) -> Begun {
