@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, reason = "what was measured is for whoever runs the test")]
 
+mod moving;
 mod rig;
 
 use std::time::{Duration, Instant};
@@ -270,24 +271,6 @@ async fn a_primary_of_a_cluster_dies_and_users_of_the_others_notice_nothing() {
 async fn a_primary_of_a_cluster_with_tls_and_logins_dies_and_users_of_the_others_notice_nothing() {
     let [guard, _] = Guard::documented(true);
     a_primary_of_a_cluster_dies(guard).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn slots_move_under_a_chat() {
-    let [guard, _] = Guard::documented(true);
-    let cluster = Cluster::guarded(&guard, &[]);
-    let rig = Rig::start(&format!("{}, cluster: true{}", servers(&cluster.ports()), past(&[guard, Guard::default()]))).await;
-    let mut talker = warm(&rig, "warm").await;
-    let slot = cluster.slot("{alpha/warm}");
-    for _ in 0..3 {
-        let from = cluster.primary_of_slot(slot).port();
-        let to = (0..=u16::MAX).step_by(1000).map(|slot| cluster.primary_of_slot(slot % 16384)).find(|primary| primary.port() != from);
-        let mut between = Vec::new();
-        tokio::task::block_in_place(|| cluster.migrate(slot, to.unwrap(), || between.push(())));
-        assert!(talker.goes_on().await.stored(), "after {} keys moved", between.len());
-    }
-    talker.finds_everything().await;
-    rig.the_log_is_calm();
 }
 
 /// What a replica had not got yet when it took over is lost; the client's own number tells.

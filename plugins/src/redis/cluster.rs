@@ -30,10 +30,13 @@ use super::{
 const CALM: Duration = Duration::from_secs(10);
 const TROUBLED: Duration = Duration::from_millis(250);
 const LEAST: Duration = Duration::from_millis(50);
-/// How often a call is sent on to another server before it fails.
+/// How often a call is sent on to another server, with no pause between, before it fails.
 const HOPS: usize = 8;
-/// How long a call waits that has some of its keys on either side of a slot's move.
+/// The pause of a call that has some of its keys on either side of a slot's move, at least.
 const SPLIT: Duration = Duration::from_millis(10);
+/// How long a call may take beyond its time while its keys move: its servers do answer, and it will be done soon. With the default timeout
+/// that is a second, which leaves a turn the time of its model.
+const MOVING: Duration = Duration::from_millis(500);
 
 /// A cluster.
 pub(super) struct Cluster {
@@ -87,36 +90,39 @@ impl Cluster {
         self.map().nodes.values().cloned().collect()
     }
 
-    /// Sends a call to the primary that has its keys, wherever that is, until `deadline`.
-    pub(super) async fn call(&self, call: &Call<'_>, deadline: Instant) -> Result<Answer, Failure> {
+    /// Sends a call to the primary that has its keys, wherever that is, and waits so long for its answer; while the keys move, [`MOVING`]
+    /// longer.
+    pub(super) async fn call(&self, call: &Call<'_>, time: Duration) -> Result<Answer, Failure> {
         let slot = call.keys.first().map_or(0, |key| slots::slot(key));
-        let (mut node, mut asking) = (self.primary(slot, deadline).await?, false);
-        let mut hops = 0;
+        let mut deadline = Instant::now() + time;
+        let end = deadline + MOVING;
         loop {
+            let result = self.hop(call, slot, deadline).await;
+            let is_split = matches!(&result, Err(Failure::Redis(error)) if matches!(elsewhere(error), Some(Elsewhere::Split)));
+            if !is_split || Instant::now() >= end {
+                return result;
+            }
+            sleep(SPLIT + SPLIT.mul_f64(fastrand::f64())).await;
+            deadline = end.min(Instant::now() + time);
+        }
+    }
+
+    /// Sends a call to where its slot is said to be, and on from there.
+    async fn hop(&self, call: &Call<'_>, slot: u16, deadline: Instant) -> Result<Answer, Failure> {
+        let (mut node, mut asking) = (self.primary(slot, deadline).await?, false);
+        for _ in 0..HOPS {
             let result = node.call(call, asking, deadline).await;
             let Err(Failure::Redis(error)) = &result else { return result };
             if is_of_map(error) {
                 self.stale.notify_one();
             }
-            let Some(elsewhere) = elsewhere(error) else { return result };
-            match elsewhere {
-                Elsewhere::Moved(to) => {
-                    (node, asking) = (self.node(&to), false);
-                    hops += 1;
-                }
-                Elsewhere::Ask(to) => {
-                    (node, asking) = (self.node(&to), true);
-                    hops += 1;
-                }
-                Elsewhere::Split => {
-                    sleep(SPLIT + SPLIT.mul_f64(fastrand::f64())).await;
-                    (node, asking) = (self.primary(slot, deadline).await?, false);
-                }
-            }
-            if hops > HOPS || Instant::now() >= deadline {
-                return result;
-            }
+            (node, asking) = match elsewhere(error) {
+                Some(Elsewhere::Moved(to)) => (self.node(&to), false),
+                Some(Elsewhere::Ask(to)) => (self.node(&to), true),
+                Some(Elsewhere::Split) | None => return result,
+            };
         }
+        node.call(call, asking, deadline).await
     }
 
     /// Follows the cluster, for ever.

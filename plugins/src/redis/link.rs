@@ -143,7 +143,7 @@ impl Redis {
     }
 
     /// Calls a script on the primary that has these keys: one round trip, and a second one if the server has forgotten the script.
-    /// All keys are in one slot. It takes no longer than the configured timeout.
+    /// All keys are in one slot. It takes no longer than the configured timeout, or half a second more while a cluster moves its keys.
     ///
     /// # Errors
     /// See [`Fault`].
@@ -188,11 +188,10 @@ impl Redis {
     }
 
     async fn call(&self, call: &Call<'_>, more: Duration) -> Result<Answer, Fault> {
-        let begun = Instant::now();
-        let deadline = begun + self.around.dial.timeout + more;
+        let (begun, time) = (Instant::now(), self.around.dial.timeout + more);
         let result = match &*self.route {
-            Route::One(node) => node.call(call, false, deadline).await,
-            Route::Cluster(cluster) => cluster.call(call, deadline).await,
+            Route::One(node) => node.call(call, false, begun + time).await,
+            Route::Cluster(cluster) => cluster.call(call, time).await,
         };
         let result = result.map_err(Fault::from);
         let (meters, script) = (&self.around.meters, call.script.name);

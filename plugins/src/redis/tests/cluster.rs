@@ -107,7 +107,8 @@ async fn slots_move_under_load_and_no_call_fails() {
     let ports = [&other, &key].map(|key| cluster.primary_of(key).port());
     for port in [ports[0], ports[1], ports[0]] {
         let to = cluster.nodes.iter().find(|node| node.port() == port).unwrap();
-        for i in 0..5 {
+        // So many that it takes longer than sending calls on again and again would.
+        for i in 0..60 {
             cluster.primary_of(&key).cli::<()>(&["SET", &format!("{key}:fill:{i}"), "x"]).unwrap();
         }
         tokio::task::block_in_place(|| cluster.migrate(cluster.slot(&key), to, || std::thread::sleep(Duration::from_millis(5))));
