@@ -125,6 +125,13 @@ impl Speaker {
         }
     }
 
+    /// Says one thing more. Whether that was stored.
+    pub async fn goes_on(&self) -> bool {
+        let reply = self.say(json!({ "query": self.word("query"), "session_id": self.word("more") })).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["stored"] == true
+    }
+
     pub async fn be_forgotten(&self) {
         let one = format!("/v1/history?session_id={}", self.word("session"));
         for path in [&one, "/v1/history"] {

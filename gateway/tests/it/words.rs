@@ -3,7 +3,7 @@
 //! They are letters and digits, so that JSON, percent-encoding and `Debug` leave them as they are; hex, base64 and lists of bytes
 //! are looked for besides.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use serde_json::json;
 
@@ -35,8 +35,11 @@ fn base64(bytes: &[u8]) -> String {
 
 /// The tenants whose words are in there.
 pub fn found_in(place: &[u8]) -> BTreeSet<&'static str> {
-    let text = String::from_utf8_lossy(place).to_lowercase();
-    TENANTS.into_iter().filter(|tenant| traces(tenant).iter().any(|trace| text.contains(trace))).collect()
+    static TRACES: LazyLock<[Vec<String>; 3]> = LazyLock::new(|| TENANTS.map(traces));
+    let place = place.to_ascii_lowercase();
+    let text = String::from_utf8_lossy(&place);
+    let found = |traces: &Vec<String>| traces.iter().any(|trace| text.contains(trace));
+    TENANTS.into_iter().zip(&*TRACES).filter(|(_, traces)| found(traces)).map(|(tenant, _)| tenant).collect()
 }
 
 /// Asserts that only this tenant's words are there, or nobody's.
