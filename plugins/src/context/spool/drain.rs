@@ -87,8 +87,8 @@ impl Drain {
                 let drain = self.clone();
                 under_way.spawn(async move {
                     let Some(storing) = drain.waiting.storing(&user) else { return Ok(()) };
-                    let _alone = storing.lock().await;
-                    drain.user(&user, None, WAIT).await
+                    let mut alone = storing.lock().await;
+                    drain.user(&user, None, WAIT, &mut alone).await
                 });
             }
             match under_way.join_next().await {
@@ -99,8 +99,21 @@ impl Drain {
         }
     }
 
-    /// Stores what waits of a user, or `only` of one session: for who alone does so. A session whose next turn cannot be stored now does not keep the others.
-    pub(super) async fn user(&self, user: &UserKey, only: Option<&SessionKey>, wait: Duration) -> Result<(), TurnError> {
+    /// Stores what waits of a user, or `only` of one session: for who alone does so, and leaves behind whether the store was `away`.
+    pub(super) async fn user(
+        &self,
+        user: &UserKey,
+        only: Option<&SessionKey>,
+        wait: Duration,
+        away: &mut Option<(Instant, TurnError)>,
+    ) -> Result<(), TurnError> {
+        let outcome = self.store_in_order(user, only, wait).await;
+        *away = outcome.clone().err().filter(|error| matches!(error, TurnError::Unavailable(_))).map(|error| (Instant::now(), error));
+        outcome
+    }
+
+    /// A session whose next turn cannot be stored now does not keep the others.
+    async fn store_in_order(&self, user: &UserKey, only: Option<&SessionKey>, wait: Duration) -> Result<(), TurnError> {
         let (mut held_up, mut outcome) = (Vec::new(), Ok(()));
         let wanted = |entry: &Entry, held_up: &[SessionKey]| only.is_none_or(|key| entry.key == *key) && !held_up.contains(&entry.key);
         while let Some(entry) = self.waiting.next(user, |entry| wanted(entry, &held_up)) {

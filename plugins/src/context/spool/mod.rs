@@ -14,7 +14,13 @@ mod tests;
 mod waiting;
 mod writer;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use tokio::{
@@ -134,13 +140,17 @@ impl Spool {
     /// The store is still away, or somebody else has the session.
     pub(super) async fn settle(&self, key: &SessionKey, wait: Duration) -> Result<(), TurnError> {
         let Some(storing) = self.waiting.storing(key.user()) else { return Ok(()) };
-        let alone = timeout(wait, storing.lock_owned()).await.map_err(|_| TurnError::InProgress)?;
+        let asked = Instant::now();
+        let mut alone = timeout(wait, storing.lock_owned()).await.map_err(|_| TurnError::InProgress)?;
+        // Who had to wait while another one found the store to be away does not find it out once more.
+        if let Some((when, away)) = &*alone
+            && *when >= asked
+        {
+            return Err(away.clone());
+        }
         let (drain, key) = (self.drain.clone(), key.clone());
         // Not on the caller's thread, where it could end in the middle.
-        let settled = self.runtime.spawn(async move {
-            let _alone = alone;
-            drain.user(key.user(), Some(&key), wait).await
-        });
+        let settled = self.runtime.spawn(async move { drain.user(key.user(), Some(&key), wait, &mut alone).await });
         settled.await.unwrap_or_else(|_| Err(closed()))
     }
 

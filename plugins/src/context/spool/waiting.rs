@@ -6,12 +6,13 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use tokio::sync::Notify;
 
 use super::record::Entry;
-use crate::api::{SessionKey, UserKey};
+use crate::api::{SessionKey, TurnError, UserKey};
 
 /// Who waits.
 #[derive(Default)]
@@ -22,11 +23,13 @@ pub(in crate::context) struct Waiting {
     arrived: Notify,
 }
 
+/// Held by who stores a user's turns. It says when the store was last found to be away, and how, unless it has taken turns since.
+pub(super) type Storing = tokio::sync::Mutex<Option<(Instant, TurnError)>>;
+
 #[derive(Default)]
 struct User {
     entries: VecDeque<Arc<Entry>>,
-    /// Held by who stores them.
-    storing: Arc<tokio::sync::Mutex<()>>,
+    storing: Arc<Storing>,
 }
 
 /// Turns and their bytes.
@@ -97,7 +100,7 @@ impl Waiting {
     }
 
     /// To be held while a user's entries are stored.
-    pub(super) fn storing(&self, user: &UserKey) -> Option<Arc<tokio::sync::Mutex<()>>> {
+    pub(super) fn storing(&self, user: &UserKey) -> Option<Arc<Storing>> {
         self.users().get(user).map(|user| user.storing.clone())
     }
 

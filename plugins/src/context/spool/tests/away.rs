@@ -299,6 +299,27 @@ async fn one_who_gives_up_waiting_for_what_waits_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn one_who_waits_while_another_finds_the_store_away_is_told_so_and_does_not_ask_again() {
+    let site = Site::new();
+    let gateway = site.gateway("a");
+    let key = session("s");
+    gateway.turn(&key, "m1").await;
+    gateway.reach.cut(FOREVER);
+    gateway.turn(&key, "m2").await;
+    let spool = gateway.context().spool.as_ref().unwrap();
+    let storing = spool.waiting().storing(key.user()).unwrap();
+    let alone = storing.lock().await;
+    while Arc::strong_count(&storing) < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await; // until recovery is the next in line
+    }
+    gateway.reach.cut(1);
+    let (settled, ()) = tokio::join!(spool.settle(&key, Duration::from_secs(60)), async { drop(alone) });
+    assert_eq!(settled, Err(TurnError::Unavailable("cut off".into())), "what recovery was told");
+    assert_eq!(spool.settle(&key, Duration::from_secs(60)).await, Ok(()), "later it asks by itself");
+    assert_eq!(site.ids(&key).await, ["m1", "m2"]);
+}
+
+#[tokio::test]
 async fn a_message_sent_again_gets_the_same_answer_also_while_another_gateway_has_the_session() {
     let site = Site::new();
     let (gateway, other) = (site.gateway("a"), site.gateway("b"));

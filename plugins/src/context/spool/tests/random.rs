@@ -134,6 +134,6 @@ async fn two_gateways_leave_what_a_sequential_model_has() {
             }
             run.check().await;
         }
-        assert!(run.told.len() > 60, "{} answers", run.told.len());
+        assert!(run.told.len() > 40, "{} answers, which prove little", run.told.len());
     }
 }
