@@ -6,7 +6,11 @@
 mod moving;
 mod rig;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use fengda_plugins::redis::server::{Cluster, Guard, Sentinels, Server};
 use serde_json::json;
@@ -128,7 +132,7 @@ async fn redis_answers_later_than_its_timeout() {
 async fn redis_answers_late_but_in_time() {
     let redis = Server::start();
     let proxy = Proxy::to(redis.port()).await;
-    let rig = Rig::start(&at(proxy.port)).await;
+    let rig = Rig::start(&format!("{}, timeout: 2s", at(proxy.port))).await; // in time, however busy the machine is
     let mut talker = warm(&rig, "warm").await;
     proxy.set(Wire::Slow(Duration::from_millis(200)));
     for _ in 0..5 {
@@ -170,6 +174,56 @@ async fn redis_is_out_of_memory() {
     let rig = Rig::start(&at(redis.port())).await;
     let memory = |bytes: &str| redis.cli::<String>(&["CONFIG", "SET", "maxmemory", bytes]).unwrap();
     out_of_reach("OOM", &rig, async || drop(memory("1")), Duration::from_secs(2), async || drop(memory("0"))).await;
+}
+
+/// A connection of its own, which holds through a fault that lets nobody else in.
+struct Operator(TcpStream);
+
+impl Operator {
+    fn of(redis: &Server) -> Self {
+        Self(TcpStream::connect(("127.0.0.1", redis.port())).unwrap())
+    }
+
+    /// Gives an order, which is one line, and waits until it is taken.
+    fn orders(&self, line: &str) {
+        (&self.0).write_all(format!("{line}\r\n").as_bytes()).unwrap();
+        let mut reply = [0; 256];
+        let length = (&self.0).read(&mut reply).unwrap();
+        assert!(length > 0 && reply[0] != b'-', "{line}: {}", String::from_utf8_lossy(&reply[..length]));
+    }
+}
+
+/// Whoever connects from now on is turned away, and everybody has to.
+async fn turned_away(name: &str, begin: &str, end: &str) {
+    let redis = Server::start();
+    let (rig, operator) = (Rig::start(&at(redis.port())).await, Operator::of(&redis));
+    let begin = async || [begin, "CLIENT KILL TYPE normal", "CLIENT KILL TYPE pubsub"].iter().for_each(|line| operator.orders(line));
+    out_of_reach(name, &rig, begin, Duration::from_secs(2), async || operator.orders(end)).await;
+}
+
+#[tokio::test]
+async fn redis_has_all_the_clients_that_it_takes() {
+    turned_away("maxclients", "CONFIG SET maxclients 1", "CONFIG SET maxclients 1000").await;
+}
+
+#[tokio::test]
+async fn redis_has_a_new_password() {
+    turned_away("NOAUTH", "CONFIG SET requirepass another", "CONFIG SET requirepass \"\"").await;
+}
+
+#[tokio::test]
+async fn redis_cannot_save() {
+    let redis = Server::with(&["save 3600 1", "stop-writes-on-bgsave-error yes", "enable-protected-configs yes"]);
+    let rig = Rig::start(&at(redis.port())).await;
+    let folder = redis.setting("dir");
+    // Where nobody can make a file.
+    let saves = async |folder: &str, status: &str| {
+        redis.cli::<String>(&["CONFIG", "SET", "dir", folder]).unwrap();
+        redis.cli::<String>(&["BGSAVE"]).unwrap();
+        let status = format!("rdb_last_bgsave_status:{status}");
+        until("the save has ended", async || redis.info("persistence").contains(&status)).await;
+    };
+    out_of_reach("MISCONF", &rig, async || saves("/proc", "err").await, Duration::from_secs(2), async || saves(&folder, "ok").await).await;
 }
 
 #[tokio::test]
@@ -271,6 +325,49 @@ async fn a_primary_of_a_cluster_dies_and_users_of_the_others_notice_nothing() {
 async fn a_primary_of_a_cluster_with_tls_and_logins_dies_and_users_of_the_others_notice_nothing() {
     let [guard, _] = Guard::documented(true);
     a_primary_of_a_cluster_dies(guard).await;
+}
+
+/// As Redis Cluster is configured where nobody says otherwise: without some of its slots it serves none.
+#[tokio::test]
+async fn a_cluster_without_some_of_its_slots_serves_none() {
+    let cluster = Cluster::start();
+    for node in &cluster.nodes {
+        node.cli::<String>(&["CONFIG", "SET", "cluster-require-full-coverage", "yes"]).unwrap();
+    }
+    let rig = Rig::start(&format!("{}, cluster: true", servers(&cluster.ports()))).await;
+    let of_others =
+        (0..).map(|n| format!("{{{n}}}")).find(|key| cluster.primary_of(key).port() != cluster.primary_of("{alpha/warm}").port());
+    let of_others = of_others.unwrap();
+    let lost = [cluster.replica_of(&of_others), cluster.primary_of(&of_others)];
+    let (kill, restart) = (async || lost.iter().for_each(|node| node.kill()), async || lost.iter().for_each(|node| node.restart()));
+    out_of_reach("CLUSTERDOWN", &rig, kill, Duration::from_secs(2), restart).await;
+}
+
+/// What was done and not told of goes over to the replica, and is known there.
+#[tokio::test]
+async fn a_replica_takes_over_while_replies_are_lost() {
+    let redis = Server::start();
+    let proxy = Proxy::to(redis.port()).await;
+    let rig = Rig::start(&at(proxy.port)).await;
+    let mut talker = warm(&rig, "warm").await;
+    let replica = redis.replica();
+    proxy.set(Wire::KeepReplies);
+    let mut aside = 0;
+    while proxy.kept() < 5 || aside < 5 {
+        aside += u32::from(!talker.goes_on().await.stored());
+    }
+    redis.wait_for_replicas(1);
+    redis.kill();
+    replica.cli::<String>(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    proxy.lead_to(replica.port());
+    proxy.set(Wire::Whole);
+    let ended = Instant::now();
+    while !talker.goes_on().await.stored() {
+        assert!(ended.elapsed() < RECOVERY, "not back after {:?}", ended.elapsed());
+    }
+    println!("| replica promoted, {} replies lost | {aside} turns aside | back after {:?} |", proxy.kept(), ended.elapsed());
+    talker.finds_everything().await;
+    rig.the_log_is_calm();
 }
 
 /// What a replica had not got yet when it took over is lost; the client's own number tells.

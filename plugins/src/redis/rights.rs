@@ -47,7 +47,7 @@ pub const STORE: Rights = &[
 ];
 
 /// Of a node of a cluster, besides.
-pub const CLUSTER: Rights = &["CLUSTER SLOTS", "ASKING"];
+pub const CLUSTER: Rights = &["CLUSTER INFO", "CLUSTER SLOTS", "ASKING"];
 
 /// All that such a server must grant. One that is only read may be too old to be asked, and the names of its keys are not known here.
 pub(super) fn of(role: Role, mode: &Mode) -> Vec<&'static [u8]> {

@@ -28,7 +28,7 @@ const SETTLED: usize = 2;
 const BESIDE: usize = 30;
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long a call waits for keys that move, at least.
-const WAITED: Duration = Duration::from_millis(900);
+const WAITED: Duration = Duration::from_millis(700);
 /// How often each slot moves at least, and how long they do until every kind of redirection was met.
 const ROUNDS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -149,6 +149,7 @@ async fn a_slot_stays_half_moved() {
         Handle::current().block_on(talk()); // which has heard enough after the first key
     });
     assert!(moved > 1, "its keys were on both servers");
+    assert!(!rig.logged("store_away").is_empty(), "operators are told");
     let ended = Instant::now();
     while !talker.goes_on().await.stored() {
         assert!(ended.elapsed() < RECOVERY, "not back after {:?}", ended.elapsed());

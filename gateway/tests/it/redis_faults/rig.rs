@@ -1,7 +1,9 @@
 //! A gateway in a process of its own, people who talk to it all through a fault of its Redis, and what they noticed.
 
 use std::{
+    fs,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -94,13 +96,23 @@ impl Rig {
 
     /// What has nothing to do with Redis goes on as if nothing were: on the admin's thread, and on every serving thread.
     pub async fn nobody_is_starved(&self) {
-        let began = Instant::now();
+        let (began, waited) = (Instant::now(), self.waited_for_processors());
         assert_eq!(self.admin("/livez").await.status, 200);
         for _ in 0..4 {
             let request = Request::get("/nowhere").header("host", "test").body(Full::default()).unwrap();
             assert_eq!(client::http1(self.gateway.public, request).await.status, 404);
         }
-        assert!(began.elapsed() < PROMPT, "{:?}", began.elapsed());
+        let (took, waited) = (began.elapsed(), self.waited_for_processors().saturating_sub(waited));
+        assert!(took.saturating_sub(waited) < PROMPT, "{took:?}, of which {waited:?} for a processor");
+    }
+
+    /// How long the gateway's threads, and this one, have stood in line for a processor so far: on a busy machine that is no fault of
+    /// theirs (`/proc/…/schedstat`, in nanoseconds: on a processor, waiting for one, how often).
+    fn waited_for_processors(&self) -> Duration {
+        let waited = |path: PathBuf| -> Option<u64> { fs::read_to_string(path).ok()?.split(' ').nth(1)?.parse().ok() };
+        let threads = fs::read_dir(format!("/proc/{}/task", self.gateway.id())).unwrap();
+        let theirs = threads.filter_map(|thread| waited(thread.unwrap().path().join("schedstat")));
+        Duration::from_nanos(theirs.chain(waited("/proc/thread-self/schedstat".into())).sum())
     }
 
     /// At most a line a second of each kind.
