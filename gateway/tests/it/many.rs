@@ -74,7 +74,8 @@ fn site(redis: &Server, clerk: &Clerk, deadline: &str) -> Site {
     site
 }
 
-/// Users who hop between so many gateways for at least so many turns in all.
+/// Users who hop between so many gateways for at least so many turns in all. They are no more than a busy machine answers within the half
+/// second that a commit may take: what takes longer is put aside.
 async fn hop(gateways: usize, users: usize, turns: usize) {
     let (redis, clerk) = (Server::start(), Clerk::start(Duration::from_millis(4)).await);
     let gateways: Vec<Gateway> = (0..gateways).map(|_| site(&redis, &clerk, "10s").start()).collect();
@@ -94,12 +95,12 @@ async fn hop(gateways: usize, users: usize, turns: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gateways_are_one_to_users_who_hop() {
-    hop(2, 50, 5_000).await;
+    hop(2, 20, 5_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_gateways_are_one_to_users_who_hop() {
-    hop(3, 50, 5_000).await;
+    hop(3, 20, 5_000).await;
 }
 
 /// Dead gateways leave claims behind, which lapse, and turns that nobody was told of, which run again.

@@ -161,6 +161,7 @@ impl User {
 
     /// Takes the next turn of a session down, after a look at whether it can be that.
     fn heard(&mut self, at: usize, message: &Value, reply: &Value) {
+        assert_eq!((&reply["stored"], &reply["fallback"]), (&json!(true), &json!(false)), "{reply}");
         let session = &mut self.sessions[at];
         let of = |value: &Value, key: &str| value[key].as_str().unwrap().to_owned();
         let said =
@@ -168,7 +169,6 @@ impl User {
         session.seq += 1;
         let before: Vec<&str> = session.turns.iter().rev().take(TURNS).rev().map(|said| said.q.as_str()).collect();
         assert_eq!((said.seq, &said.a), (session.seq, &Clerk::answer_to(&before)), "{}: {said:?}", self.name);
-        assert_eq!((&reply["stored"], &reply["fallback"]), (&json!(true), &json!(false)), "{reply}");
         let calls = self.town.clerk.calls(&said.q);
         assert!(calls == 1 || self.town.mortal && calls > 1, "{}: {calls} calls of the model for {said:?}", self.name);
         session.turns.push(said);

@@ -29,11 +29,14 @@ const BESIDE: usize = 30;
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long a call waits for keys that move, at least.
 const WAITED: Duration = Duration::from_millis(700);
-/// How often each slot moves at least, and how long they do until every kind of redirection was met.
+/// How often each slot moves, on a machine that is quick enough to have that done in so long; and how long they move at most until every
+/// kind of redirection was met.
 const ROUNDS: usize = 5;
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Before the next thing is said, at most. A conversation keeps 1000 turns: fewer than this can be in that time.
+const ENOUGH: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Before the next thing is said, at most, and what a user says at most: a conversation keeps 1000 turns.
 const BREATH: Duration = Duration::from_millis(20);
+const TURNS: usize = 900;
 
 /// What a user noticed.
 struct Noticed {
@@ -49,7 +52,7 @@ struct Noticed {
 async fn talks(mut talker: Talker, places: [SocketAddr; 2], stop: Arc<AtomicBool>) -> Noticed {
     let (mut place, mut stored) = (0, true);
     let (mut aside, mut busy, mut slowest) = (0, 0, Duration::ZERO);
-    while !stored || !stop.load(Ordering::Acquire) {
+    while !stored || talker.turns() < TURNS && !stop.load(Ordering::Acquire) {
         place = (place + usize::from(stored)) % places.len();
         talker.goes_to(places[place]);
         let heard = talker.tries().await;
@@ -101,7 +104,7 @@ async fn slots_move_under_chats_that_do_not_stop() {
         talking.spawn(talks(talker, [&one, &two].map(|rig| rig.gateway.public), stop.clone()));
     }
     let (began, mut rounds, mut longest) = (Instant::now(), 0, Duration::ZERO);
-    while rounds < ROUNDS || redirections(&cluster).iter().any(|(_, count)| *count == 0) {
+    while rounds < ROUNDS && began.elapsed() < ENOUGH || redirections(&cluster).iter().any(|(_, count)| *count == 0) {
         for user in &names[..MOVING] {
             longest = longest.max(moves(&cluster, user, || std::thread::sleep(PAUSE)));
         }

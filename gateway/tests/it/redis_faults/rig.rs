@@ -71,6 +71,8 @@ impl Rig {
 
     async fn with(redis: String, clerk: Clerk) -> Self {
         let site = Site::new().upstream(&format!("{{ protocol: answer, endpoints: [\"http://{}\"] }}", clerk.addr));
+        // The model is not what is to be late here.
+        let site = site.breaker("{ retries: 0, timeout: 2400ms }");
         let site = site.store(&format!("redis: {{ {redis} }}")).store("history: { turns: 1000 }");
         let mut gateway = Process::start(&site.write(&site.config())).await;
         let log = gateway.read_log();
