@@ -85,7 +85,8 @@ impl From {
     fn source(self) -> Result<Option<Source>> {
         let Some(url) = self.from else { return Ok(None) };
         let mode = match self.sentinel {
-            Some(master) => Mode::Sentinel { master },
+            // Who has a login for sentinels gives it in the configuration, where it is not seen by who sees the processes.
+            Some(master) => Mode::Sentinel { master, login: None },
             None if self.cluster => Mode::Cluster,
             None => Mode::Standalone,
         };

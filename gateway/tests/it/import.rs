@@ -7,7 +7,7 @@ use std::{
 
 use fengda_plugins::{
     api::Clock,
-    redis::server::{Sentinels, Server, pki, wait_until},
+    redis::server::{Guard, Sentinels, Server, pki, wait_until},
 };
 use serde_json::json;
 
@@ -233,7 +233,7 @@ async fn what_a_user_erased_is_never_brought_over_again() {
 
 #[tokio::test]
 async fn lists_behind_sentinels_or_an_authority_of_one_s_own_come_over_by_either_way() {
-    let (sentinels, tls) = (Sentinels::start(), Server::with_tls(&[]));
+    let (sentinels, tls) = (Sentinels::start(), Server::guarded(&Guard { tls: true, user: None }, &["tls-auth-clients no"]));
     let ca = pki("ca.pem").display().to_string();
     push(sentinels.primary(), "chat:u", "q", "a");
     let (ports, master) = (sentinels.ports(), Sentinels::MASTER);
@@ -246,7 +246,7 @@ async fn lists_behind_sentinels_or_an_authority_of_one_s_own_come_over_by_either
     assert_eq!(counted(&dry)[0], 1);
 
     push(&tls, "chat:u", "q", "a");
-    let from = format!("rediss://:hunter2@localhost:{}", tls.tls_port());
+    let from = format!("rediss://:hunter2@localhost:{}", tls.port());
     tls.cli::<()>(&["CONFIG", "SET", "requirepass", "hunter2"]).unwrap();
     let dry = run(&gateway.site.path(""), &["--pattern", PATTERN, "--from", &from, "--ca", &ca, "--dry-run"]);
     assert_eq!(counted(&dry)[0], 1);

@@ -132,7 +132,7 @@ impl Redis {
     pub async fn count_keys(&self) -> Result<u64, Fault> {
         let (dbsize, deadline) = (redis::cmd("DBSIZE"), Instant::now() + self.around.dial.timeout);
         let nodes = match &*self.route {
-            Route::One(node, _) => return number(node.ask(&dbsize, deadline).await?),
+            Route::One(node) => return number(node.ask(&dbsize, deadline).await?),
             Route::Cluster(cluster) => cluster.nodes(),
         };
         let mut keys = 0;

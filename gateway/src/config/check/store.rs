@@ -47,11 +47,12 @@ pub(super) fn check(mut raw: raw::Store, report: &mut Report) -> Store {
 fn import(raw: raw::Import, shared: bool, report: &mut Report) -> Option<Import> {
     let path = Path::parse("store.import");
     within(report, path.at("timeout"), raw.timeout, 10 * MILLISECOND..=MAX_IMPORT_WAIT, "10ms to 2s");
-    let raw::Import { url, servers, cluster, sentinel, username, password, tls, timeout: wait } = raw;
+    let raw::Import { url, servers, cluster, sentinel, username, password, sentinel_username, sentinel_password, tls, timeout: wait } = raw;
     if url.is_some() || !servers.is_empty() {
         // What keeps a turn waiting is not what it takes to connect.
         let timeout = wait.clamp(raw::Redis::default().timeout, MAX_IMPORT_WAIT);
-        let raw = raw::Redis { url, servers, cluster, sentinel, username, password, tls, timeout, ..raw::Redis::default() };
+        let logins = raw::Redis { username, password, sentinel_username, sentinel_password, ..raw::Redis::default() };
+        let raw = raw::Redis { url, servers, cluster, sentinel, tls, timeout, ..logins };
         return Some(Import { link: Some(redis(raw, &path, report).link), wait });
     }
     if !shared {
@@ -63,6 +64,8 @@ fn import(raw: raw::Import, shared: bool, report: &mut Report) -> Option<Import>
         ("sentinel", sentinel.is_some()),
         ("username", username.is_some()),
         ("password", password.is_some()),
+        ("sentinel_username", sentinel_username.is_some()),
+        ("sentinel_password", sentinel_password.is_some()),
         ("tls", tls.is_some()),
     ];
     for (key, _) in given.iter().filter(|(_, given)| *given) {

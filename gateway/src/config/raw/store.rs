@@ -73,8 +73,12 @@ pub(in crate::config) struct Redis {
     #[schemars(with = "Secret")]
     pub(in crate::config) password: Option<Secret>,
     /// The ACL user of the sentinels, if they have users.
+    #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) sentinel_username: Option<String>,
     /// That user's password, or the sentinels'. Without it the gateway does not log in to them.
+    #[serde(deserialize_with = "some")]
+    #[schemars(with = "Secret")]
     pub(in crate::config) sentinel_password: Option<Secret>,
     /// TLS for `servers`, or to trust others than the machine does; `{}` is plain TLS.
     #[serde(deserialize_with = "some")]
@@ -119,12 +123,27 @@ pub(in crate::config) struct Import {
     /// Whether it is a Redis Cluster.
     pub(in crate::config) cluster: bool,
     /// The name under which sentinels know the server, as in `redis`.
+    #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) sentinel: Option<String>,
     /// The ACL user, unless `url` names it. Redis before 6.0 has none.
+    #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
     pub(in crate::config) username: Option<String>,
     /// That user's password, or the server's, unless `url` has it.
+    #[serde(deserialize_with = "some")]
+    #[schemars(with = "Secret")]
     pub(in crate::config) password: Option<Secret>,
+    /// The ACL user of the sentinels, as in `redis`.
+    #[serde(deserialize_with = "some")]
+    #[schemars(with = "String")]
+    pub(in crate::config) sentinel_username: Option<String>,
+    /// That user's password, or the sentinels', as in `redis`.
+    #[serde(deserialize_with = "some")]
+    #[schemars(with = "Secret")]
+    pub(in crate::config) sentinel_password: Option<Secret>,
     /// TLS, as in `redis`.
+    #[serde(deserialize_with = "some")]
     pub(in crate::config) tls: Option<RedisTls>,
     /// How long a session's first turn may wait for what was said before: 10ms to 2s. Then it begins without.
     #[serde(with = "DurationText")]
@@ -140,6 +159,8 @@ impl Default for Import {
             sentinel: None,
             username: None,
             password: None,
+            sentinel_username: None,
+            sentinel_password: None,
             tls: None,
             timeout: Duration::from_millis(250),
         }

@@ -16,7 +16,7 @@ use crate::{
         tests::config,
     },
     redis::{
-        Mode, Redis, RedisConfig, rights,
+        Mode, Redis, RedisConfig,
         server::{Cluster, Server, wait_until},
     },
 };

@@ -99,7 +99,7 @@ async fn a_dropped_redis_leaves_no_connection() {
 #[tokio::test]
 async fn calls_and_connections_are_counted() {
     let (server, meters) = (Server::start(), Meters::default());
-    let redis = Redis::open(standalone(server.port()), &[], &meters).unwrap();
+    let redis = Redis::open(standalone(server.port()), &meters).unwrap();
     up(&redis).await;
     add(&redis, "a", 1).await.unwrap();
     server.cli::<()>(&["SET", "a", "x"]).unwrap();

@@ -41,7 +41,7 @@ fn standalone(port: u16) -> RedisConfig {
 }
 
 fn begin(config: RedisConfig) -> Arc<Redis> {
-    Redis::open(config, &[], &Meters::default()).unwrap()
+    Redis::open(config, &Meters::default()).unwrap()
 }
 
 async fn open(config: RedisConfig) -> Arc<Redis> {

@@ -2,18 +2,17 @@
 
 use super::{Move, redis, run, session};
 use crate::{
-    api::Secret,
     context::import::{Bulk, Lists, Tally},
     redis::{
-        Mode, Redis, RedisConfig, RedisTls,
-        server::{Sentinels, Server, pki, wait_until},
+        Login, Mode, Redis, RedisConfig, RedisTls,
+        server::{Guard, Sentinels, Server, pki, wait_until},
     },
 };
 
 fn config(port: u16) -> RedisConfig {
     let timeout = std::time::Duration::from_secs(2);
     let servers = vec![("127.0.0.1".into(), port)];
-    RedisConfig { servers, mode: Mode::Standalone, database: 0, username: None, password: None, tls: None, timeout }
+    RedisConfig { servers, mode: Mode::Standalone, database: 0, login: None, tls: None, timeout }
 }
 
 fn lists(config: RedisConfig) -> Lists {
@@ -67,23 +66,23 @@ async fn a_replica_is_a_source_and_its_primary_has_nothing_to_do() {
 async fn sentinels_say_where_the_lists_are() {
     let (moving, sentinels) = (Move::new(), Sentinels::start());
     push(sentinels.primary(), "chat:u");
-    let mode = Mode::Sentinel { master: Sentinels::MASTER.into() };
+    let mode = Mode::Sentinel { master: Sentinels::MASTER.into(), login: None };
     comes_over(&moving, Lists::new(redis(&sentinels.ports(), mode))).await;
 }
 
 #[tokio::test]
 async fn a_password_a_number_of_a_database_and_an_authority_of_one_s_own_are_enough() {
-    let (moving, server) = (Move::new(), Server::with_tls(&[]));
+    let guard = Guard { tls: true, user: None };
+    let (moving, server) = (Move::new(), Server::guarded(&guard, &["tls-auth-clients no"]));
     push(&server, "chat:elsewhere");
     server.cli::<()>(&["MOVE", "chat:elsewhere", "2"]).unwrap();
     push(&server, "chat:u");
     server.cli::<()>(&["MOVE", "chat:u", "3"]).unwrap();
-    let port = server.tls_port();
     server.cli::<()>(&["CONFIG", "SET", "requirepass", "hunter2"]).unwrap();
     let ca = std::fs::read_to_string(pki("ca.pem")).unwrap();
     let tls = Some(RedisTls { ca: Some(ca.into()), client: None });
-    let password = Some(Secret::from("hunter2".to_owned()));
-    comes_over(&moving, lists(RedisConfig { tls, password, database: 3, ..config(port) })).await;
+    let login = Some(Login { username: None, password: "hunter2".to_owned().into() });
+    comes_over(&moving, lists(RedisConfig { tls, login, database: 3, ..config(server.port()) })).await;
 }
 
 #[tokio::test]
@@ -92,6 +91,6 @@ async fn the_rights_in_the_document_are_enough() {
     moving.say("chat:u", "q", "a");
     let line = document.lines().find(|line| line.starts_with("ACL SETUSER ")).expect("the document has the line");
     moving.server.cli::<()>(&line.replace('\'', "").split(' ').collect::<Vec<_>>()).unwrap();
-    let (username, password) = (Some("fengda-import".into()), Some(Secret::from("password".to_owned())));
-    comes_over(&moving, lists(RedisConfig { username, password, ..config(moving.server.port()) })).await;
+    let login = Some(Login { username: Some("fengda-import".into()), password: "password".to_owned().into() });
+    comes_over(&moving, lists(RedisConfig { login, ..config(moving.server.port()) })).await;
 }
