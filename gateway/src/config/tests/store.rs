@@ -145,7 +145,7 @@ fn only_redis_has_replicas_to_wait_for() {
 fn what_is_there_with_nothing_in_it_is_there() {
     expect("store:\n  redis:\n", &["3:3: `redis` needs a `url`, or `servers`"]);
     expect("store: {redis: ~}\n", &["2:16: `redis` needs a `url`, or `servers`"]);
-    expect("store:\n  import:\n", &["3:3: `import` needs a `url`: the store is `embedded`"]);
+    expect("store:\n  import:\n", &["3:3: `import` needs a `url`, or `servers`: the store is `embedded`"]);
     assert!(redis("{servers: [\"a:1\"], tls: }", &[]).tls.is_some(), "not in the clear");
     let filled = "fill it in, or remove the key";
     expect(
