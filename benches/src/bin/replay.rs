@@ -21,6 +21,9 @@ use fengda_benches::replay::{self, Options, Report, Store};
 struct Args {
     /// JSON lines, one conversation each: {"id": "…", "turns": [{"user": "…", "bot": "…"}]}
     file: PathBuf,
+    /// How many conversations of the file make one dialogue, for histories as long as those of users who stay
+    #[arg(long, value_name = "N", default_value = "1")]
+    join: NonZeroUsize,
     /// How many dialogues to play, going round the file if it has fewer [default: each of the file once]
     #[arg(long, value_name = "N")]
     dialogues: Option<NonZeroUsize>,
@@ -65,6 +68,7 @@ fn play(args: Args) -> anyhow::Result<Report> {
     };
     let options = Options {
         file: args.file,
+        join: args.join.get(),
         dialogues: args.dialogues.map(NonZeroUsize::get),
         concurrency: args.concurrency.get(),
         kill: args.kill,

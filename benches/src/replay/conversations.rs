@@ -64,6 +64,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<Conversation>, ReadError> {
     read_lines(BufReader::new(file), &name)
 }
 
+/// The same words in fewer and longer conversations: each is `count` of them, one after the other.
+pub(super) fn join(conversations: &[Conversation], count: usize) -> Vec<Conversation> {
+    let joined = |some: &[Conversation]| Conversation { turns: some.iter().flat_map(|one| one.turns.iter().cloned()).collect() };
+    conversations.chunks(count).map(joined).collect()
+}
+
 fn read_lines(lines: impl BufRead, name: &str) -> Result<Vec<Conversation>, ReadError> {
     let mut all = Vec::new();
     for (i, line) in lines.lines().enumerate() {
@@ -104,6 +110,14 @@ mod tests {
         );
         let all = all.unwrap();
         assert_eq!(all.iter().map(|c| c.turns[0].bot.expose()).collect::<Vec<_>>(), ["您好", "a"]);
+    }
+
+    #[test]
+    fn conversations_are_joined_with_every_word_in_its_order() {
+        let line = |word: &str| format!("{{\"turns\":[{{\"user\":\"{word}\",\"bot\":\"a\"}}]}}\n");
+        let joined = join(&read_text(&["1", "2", "3"].map(line).concat()).unwrap(), 2);
+        let words: Vec<Vec<_>> = joined.iter().map(|c| c.turns.iter().map(|t| t.user.expose()).collect()).collect();
+        assert_eq!(words, [vec!["1", "2"], vec!["3"]]);
     }
 
     #[test]

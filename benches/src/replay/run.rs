@@ -38,6 +38,8 @@ use crate::{
 pub struct Options {
     /// JSONL, one conversation a line.
     pub file: PathBuf,
+    /// How many conversations of the file make one dialogue, so that histories are as long as they become; at least 1.
+    pub join: usize,
     /// How many dialogues to play, going round the file if it has fewer; all of the file once if absent.
     pub dialogues: Option<usize>,
     /// How many dialogues are played at once; at least 1.
@@ -116,7 +118,7 @@ fn config(plan: &Plan, model: SocketAddr, redis: Option<&str>) -> String {
 }
 
 async fn replay(options: &Options) -> Result<Report, Error> {
-    let conversations = conversations::read(&options.file)?;
+    let conversations = conversations::join(&conversations::read(&options.file)?, options.join);
     let plan = Arc::new(Plan::deal(&conversations, options.dialogues.unwrap_or(conversations.len())));
     let faults = Arc::new(Faults::default());
     let model = Arc::new(Model::new(plan.clone(), faults.clone()));
