@@ -74,7 +74,8 @@ local function no_session(u, e)
   return { v = NONE, n = 0, k = 0, b = 0, e = e or NONE, u = u.e, x = 0 }
 end
 
--- The session as it stands, expired or not. One of an older epoch of its user reads as erased: only its number goes on.
+-- The session as it stands, expired or not. One of an older epoch of its user reads as erased: only its number goes on. Its version
+-- is another one then, for a failover can bring back what stood there before, and nobody may take one for the other.
 local function read_session(u)
   local value = head(S)
   if not value then
@@ -88,7 +89,7 @@ local function read_session(u)
   if of == u.e then
     if call('LLEN', T) ~= 2 * s.k then corrupt('turns are missing') end
   elseif u.there or s.expired then
-    s.k, s.b, s.e, s.u = 0, 0, NONE, u.e
+    s.v, s.k, s.b, s.e, s.u = u.e, 0, 0, NONE, u.e
   else
     corrupt('the user is missing')
   end

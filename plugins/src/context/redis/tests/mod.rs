@@ -6,6 +6,7 @@ mod gateways;
 mod limits;
 mod model;
 mod replicas;
+mod stale;
 mod waiting;
 
 use std::{
