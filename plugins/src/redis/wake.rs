@@ -8,7 +8,7 @@ use std::{
 use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -59,11 +59,12 @@ pub(super) async fn hear(
         if let Some(beside) = fastrand::choice(route.open())
             && let Ok((connection, closed)) = subscribe(&channel, &beside.address, &around, &listeners).await
         {
-            failures = 0;
+            let begun = Instant::now();
             around.meters.subscribed.set(1);
             listeners.tell(|listener| listener.reconnected());
             until_broken(connection, &closed, &beside, &route, around.dial.timeout).await;
             around.meters.subscribed.set(0);
+            failures = if begun.elapsed() < LOOK { failures + 1 } else { 0 };
         } else {
             failures += 1; // the server's health says why
         }

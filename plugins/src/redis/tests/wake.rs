@@ -1,6 +1,9 @@
 //! News from other gateways.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use tokio::sync::Notify;
 
@@ -43,7 +46,7 @@ impl Heard {
         let said = async {
             let heard = || self.messages.lock().unwrap().iter().any(|heard| heard == message);
             while by.cli::<u64>(&["PUBLISH", &channel, message]).is_err() || !heard() {
-                let _ = tokio::time::timeout(std::time::Duration::from_millis(50), self.news.notified()).await;
+                let _ = tokio::time::timeout(Duration::from_millis(50), self.news.notified()).await;
             }
         };
         tokio::time::timeout(PATIENCE, said).await.expect("it is heard");
@@ -66,6 +69,20 @@ async fn messages_are_heard_again_after_the_server_was_away() {
     };
     tokio::time::timeout(PATIENCE, again).await.expect("told that messages may have been missed");
     heard.hears(&redis, &server, "two").await;
+}
+
+#[tokio::test]
+async fn a_channel_that_is_cut_again_and_again_is_not_rushed() {
+    let server = Server::start();
+    let redis = open(standalone(server.port())).await;
+    let heard = Heard::listen(&redis);
+    let end = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < end {
+        server.cli::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).unwrap();
+    }
+    let connected = *heard.connected.lock().unwrap();
+    assert!(connected < 12, "{connected} times in a second");
+    heard.hears(&redis, &server, "one").await;
 }
 
 #[tokio::test]
