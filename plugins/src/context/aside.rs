@@ -24,7 +24,7 @@ fn waiting(spool: &Spool, turn: &BeginTurn<'_>, cached: Option<&Arc<SessionState
     waiting
 }
 
-/// Begins a turn without the store, which failed with `away`.
+/// Begins a turn without the store, which failed with `away`. `awaits_past` as in [`Begun`]; of a conversation there are `most` turns.
 ///
 /// # Errors
 /// `away` if the conversation is not in memory, or the client saw more of it than is; [`TurnError::MessageIdReused`].
@@ -32,7 +32,7 @@ pub(super) fn begin(
     spool: &Spool,
     turn: &BeginTurn<'_>,
     cached: Option<Arc<SessionState>>,
-    most: usize,
+    (awaits_past, most): (bool, usize),
     away: TurnError,
 ) -> Result<Begin, TurnError> {
     if let Some(told) = told(spool, turn, cached.as_ref()) {
@@ -46,7 +46,7 @@ pub(super) fn begin(
         None => {}
     }
     let state = if waiting.is_empty() { state } else { Arc::new(with_waiting(&state, turn, &waiting, most)) };
-    Ok(Begin::Run(Begun { key: turn.key.clone(), claim: None, state, gap: false, awaits_past: false }))
+    Ok(Begin::Run(Begun { key: turn.key.clone(), claim: None, state, gap: false, awaits_past }))
 }
 
 /// The conversation as it will be when what waits is stored, with as many turns as are kept. Its `seq` stays what is stored.

@@ -87,6 +87,12 @@ impl Context {
         Some((import, import.list_for(key, state)?))
     }
 
+    /// Whether what was said before may be missing in a session of which there is only a copy. Nothing is in it, and as far as it is
+    /// known nothing was erased: if that is so no more, its turn is not the first, or is not stored.
+    fn may_lack_past(&self, key: &SessionKey, copy: &SessionState) -> bool {
+        copy.seq == 0 && copy.epoch == 0 && self.list_for(key, copy).is_some()
+    }
+
     /// Commits a turn to the store. That a commit failed or was not answered in time does not say that it was not done, so it is tried
     /// again: the store knows a turn that it has.
     async fn commit_stored(&self, claim: &Claim, base: &Arc<SessionState>, commit: &Commit) -> Result<Committed, TurnError> {
@@ -142,7 +148,10 @@ impl TurnPhase for Context {
                 Err(error) => Err(error),
             };
             match (begun, &self.spool) {
-                (Err(away @ TurnError::Unavailable(_)), Some(spool)) => aside::begin(spool, &turn, cached, self.turns, away),
+                (Err(away @ TurnError::Unavailable(_)), Some(spool)) => {
+                    let awaits_past = cached.as_ref().is_some_and(|state| self.may_lack_past(turn.key, state));
+                    aside::begin(spool, &turn, cached, (awaits_past, self.turns), away)
+                }
                 (Err(busy @ TurnError::InProgress), Some(_)) => told().unwrap_or(Err(busy)),
                 (begun, _) => begun,
             }

@@ -2,5 +2,6 @@
 
 mod away;
 mod folder;
+mod past;
 mod random;
 mod rig;

@@ -26,7 +26,7 @@ use crate::{
 
 pub(super) const LIMITS: Limits = Limits { turns: 1000, keep: Duration::from_secs(7 * 86_400) };
 /// How long something may take that is bound to happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A store that gateways share, and what each of its erasures makes its epochs.
 pub(super) struct Shared {
@@ -262,7 +262,8 @@ impl Gateway {
 
     pub(super) async fn end(&self, begun: &Begun, id: &str) -> Result<Option<Arc<Turn>>, TurnError> {
         let add = || vec![SlotDelta { name: "n".into(), change: Change::Add(1.0) }];
-        let commit = Commit { at: self.clock.now(), slots: add(), user_slots: add(), journal: journal(id), ..commit(id) };
+        let (at, awaits_past) = (self.clock.now(), begun.awaits_past);
+        let commit = Commit { at, awaits_past, slots: add(), user_slots: add(), journal: journal(id), ..commit(id) };
         Ok(match self.context().commit(begun, commit).await? {
             Committed::Stored(turn) => Some(turn),
             Committed::Aside => None,
