@@ -117,15 +117,16 @@ impl Folder {
         file.sync_data()
     }
 
-    /// Removes refused turns of a session, or of all of a user's, which an erasure names. What cannot be read may be theirs and goes too.
-    pub(super) fn forget_refused(&self, owner: &[u8]) -> io::Result<()> {
+    /// Removes refused turns of sessions, or of all of users', which erasures name. What cannot be read may be theirs and goes too.
+    pub(super) fn forget_refused(&self, owners: &[Box<[u8]>]) -> io::Result<()> {
         let path = self.dir.join(REFUSED);
         let bytes = match fs::read(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             read => read?,
         };
         let found = scan(&bytes);
-        let others = |record: &&&[u8]| !codec::kind_and_owner(record).is_some_and(|(_, theirs)| theirs.starts_with(owner));
+        let erased = |theirs: &[u8]| owners.iter().any(|owner| theirs.starts_with(owner));
+        let others = |record: &&&[u8]| !codec::kind_and_owner(record).is_some_and(|(_, theirs)| erased(theirs));
         let kept: Vec<&[u8]> = found.records.iter().filter(others).copied().collect();
         if kept.len() < found.records.len() || !found.damaged.is_empty() || found.torn > 0 {
             let mut bytes = Vec::new();

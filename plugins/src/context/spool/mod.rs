@@ -229,7 +229,7 @@ fn take_up(config: &SpoolConfig, dir: &Path, waiting: &Arc<Waiting>, meters: &Me
     if damaged + found.torn + foreign > 0 {
         Incident::SpoolDamaged { damaged, torn: found.torn, foreign }.log();
     }
-    let mut writer = Writer { folder, waiting: waiting.clone(), meters, room, next, outdated: false, complained: None };
+    let mut writer = Writer { folder, waiting: waiting.clone(), meters, room, next, outdated: false, erased: Vec::new(), complained: None };
     writer.tidy().map_err(storage)?;
     Ok(writer)
 }

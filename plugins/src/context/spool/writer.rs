@@ -21,6 +21,8 @@ use crate::api::{Incident, Tenant, TurnError};
 const GROUP: usize = 256;
 /// How often failures are logged.
 const COMPLAINTS: Duration = Duration::from_secs(1);
+/// Most erasures that wait for the file of refused turns to be written; for more, all of it goes.
+const MAX_ERASED: usize = 1024;
 /// How many times as much as is left for others a tenant may have.
 const PART: u64 = 3;
 
@@ -55,6 +57,8 @@ pub(super) struct Writer {
     pub(super) next: u64,
     /// The file has words that were erased, or has not all that waits: it is to be written anew.
     pub(super) outdated: bool,
+    /// The sessions and users whose words are to go from the file of refused turns.
+    pub(super) erased: Vec<Box<[u8]>>,
     /// When it last logged that something failed.
     pub(super) complained: Option<Instant>,
 }
@@ -137,8 +141,7 @@ impl Writer {
                     self.remove(&entry, Fate::Discarded, group);
                 }
                 group.erased |= self.folder.len() > 0; // also words of theirs that wait no longer
-                let forgotten = self.folder.forget_refused(&owner);
-                self.complain(&forgotten);
+                self.erased.push(owner);
                 group.done.push(reply);
             }
         }
@@ -178,6 +181,7 @@ impl Writer {
         let Group { bytes, added, done, erased } = group;
         let written = self.put(&bytes, &added, erased);
         self.complain(&written);
+        self.forget_refused();
         for (entry, reply) in added {
             let outcome = match &written {
                 Ok(()) => {
@@ -229,6 +233,20 @@ impl Writer {
             self.complain(&rewritten);
         }
         self.folder.append(bytes, !added.is_empty())
+    }
+
+    /// Takes erased words from the file of refused turns. If that fails, it is tried again with what comes next.
+    fn forget_refused(&mut self) {
+        if self.erased.is_empty() {
+            return;
+        }
+        let forgotten = self.folder.forget_refused(&self.erased);
+        self.complain(&forgotten);
+        if forgotten.is_ok() {
+            self.erased.clear();
+        } else if self.erased.len() > MAX_ERASED {
+            self.erased = vec![Box::default()]; // what everybody's begins with
+        }
     }
 
     /// Leaves nothing in the file but what waits.

@@ -7,8 +7,9 @@ use crate::{
     api::{Meters, TurnError, TurnPhase},
     context::{
         Context, OpenError,
+        codec::{self, Kind},
         conformance::{TempDir, commit, session, user},
-        spool::file::Folder,
+        spool::{file::Folder, record::put_frame},
     },
     testing::metric,
 };
@@ -194,7 +195,7 @@ fn what_cannot_be_read_may_be_an_erased_users_and_goes_with_it() {
     let (folder, _) = Folder::open(dir.path()).unwrap();
     let refused = || fs::read(dir.path().join("spool/refused")).unwrap();
     folder.refuse(b"\x01\0\0\0words", 1000).unwrap();
-    folder.forget_refused(session("s").as_bytes()).unwrap();
+    folder.forget_refused(&[session("s").as_bytes().into()]).unwrap();
     assert!(refused().is_empty(), "{:?}", refused());
 }
 
@@ -244,4 +245,27 @@ async fn erased_words_that_cannot_be_taken_from_the_disk_go_as_soon_as_they_can_
     gateway.reach.cut(0);
     gateway.settled().await;
     assert_eq!(site.ids(&stays).await, ["m1", "m2", "m3", "m4"]);
+}
+
+#[tokio::test]
+async fn erased_words_among_refused_turns_go_too_as_soon_as_they_can_be() {
+    let site = Site::new();
+    let gateway = site.gateway("a");
+    let (erased, stays) = (session("s"), user("bank", "v").session("s").unwrap());
+    let [theirs, others] = [&erased, &stays].map(|key| {
+        let mut record = Vec::new();
+        put_frame(&mut record, &codec::seal(Kind::Aside, key.as_bytes(), |out| codec::put_text(out, key.user().id())));
+        record
+    });
+    let file = gateway.spool_folder().join("refused");
+    fs::write(&file, [&*theirs, &*others].concat()).unwrap();
+    let in_the_way = gateway.spool_folder().join("refused.new");
+    fs::create_dir(&in_the_way).unwrap();
+    gateway.context().erase_session(&erased, None).await.unwrap();
+    assert!(fs::read(&file).unwrap().starts_with(&theirs));
+    fs::remove_dir(&in_the_way).unwrap();
+    gateway.turn(&stays, "m1").await;
+    gateway.reach.cut(FOREVER);
+    assert!(gateway.turn(&stays, "m2").await.is_none());
+    assert!(fs::read(&file).unwrap() == others);
 }
