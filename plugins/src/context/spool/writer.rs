@@ -214,9 +214,9 @@ impl Writer {
     fn put(&mut self, bytes: &[u8], added: &[(Entry, oneshot::Sender<Result<(), TurnError>>)], erased: bool) -> io::Result<()> {
         self.outdated |= erased;
         if !self.folder.is_in_place() {
-            Incident::DataDirectoryGone.log();
             self.outdated = true;
             self.folder.reopen()?;
+            Incident::DataDirectoryGone.log(); // once: until there is a folder again, that is what fails
         }
         if self.room.live == 0 {
             self.folder.clear()?;

@@ -1,15 +1,17 @@
 //! The spool's files: who may have them, how large they get, and what damage does.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{cell::Cell, fs, os::unix::fs::PermissionsExt as _, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
 
 use super::rig::{FOREVER, Site};
 use crate::{
-    api::{Meters, TurnError, TurnPhase},
+    api::{Incident, Meters, TurnError, TurnPhase},
     context::{
         Context, OpenError,
         codec::{self, Kind},
         conformance::{TempDir, commit, session, user},
-        spool::{file::Folder, record::put_frame},
+        spool::{SpoolConfig, file::Folder, record::put_frame, take_up, writer::Job},
     },
     testing::metric,
 };
@@ -268,4 +270,40 @@ async fn erased_words_among_refused_turns_go_too_as_soon_as_they_can_be() {
     gateway.reach.cut(FOREVER);
     assert!(gateway.turn(&stays, "m2").await.is_none());
     assert!(fs::read(&file).unwrap() == others);
+}
+
+thread_local! {
+    /// How often this test's own thread found the folder gone.
+    static GONE: Cell<u32> = const { Cell::new(0) };
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_made_anew_does_not_flood_the_log() {
+    Incident::log_with(|incident| GONE.set(GONE.get() + u32::from(matches!(incident, Incident::DataDirectoryGone))));
+    let (dir, meters) = (TempDir::new(), Meters::default());
+    let writer = take_up(&SpoolConfig { size: 4000, tenants: Vec::new() }, dir.path(), &Arc::default(), &meters).unwrap();
+    let (jobs, queue) = mpsc::channel(1);
+    let ask = async || {
+        let (reply, answer) = oneshot::channel();
+        jobs.send(Job::Forget(session("s").as_bytes().into(), reply)).await.unwrap();
+        answer.await.unwrap();
+    };
+    let folder = dir.path().join("spool");
+    let test = async {
+        fs::remove_dir_all(&folder).unwrap();
+        fs::write(&folder, "in the way").unwrap();
+        for _ in 0..3 {
+            ask().await;
+        }
+        assert_eq!(GONE.get(), 0);
+        fs::remove_file(&folder).unwrap();
+        for _ in 0..3 {
+            ask().await;
+        }
+        assert!(GONE.get() == 1 && folder.is_dir());
+    };
+    tokio::select! {
+        () = writer.run(queue) => panic!("it ended"),
+        () = test => {}
+    }
 }
