@@ -26,7 +26,7 @@ pub(super) struct Folder {
     waiting: File,
     /// Bytes in it that count; what a failed write may have left behind them does not.
     len: u64,
-    _lock: File,
+    lock: File,
 }
 
 /// What a file holds.
@@ -59,18 +59,29 @@ impl Folder {
         };
         let waiting = private(&path).map_err(storage)?;
         let len = bytes.len() as u64;
-        Ok((Self { dir, waiting, len, _lock: lock }, bytes))
+        Ok((Self { dir, waiting, len, lock }, bytes))
     }
 
     /// Whether the file is still the one that was opened: somebody may have removed or replaced the folder, and what is written would be
     /// found by nobody.
     pub(super) fn is_in_place(&self) -> bool {
-        let identity = |file: io::Result<Metadata>| file.map(|file| (file.dev(), file.ino())).ok();
-        identity(self.waiting.metadata()).is_some_and(|ours| Some(ours) == identity(fs::metadata(self.dir.join(WAITING))))
+        self.has(&self.waiting, WAITING)
     }
 
-    /// Opens or makes the folder that is in its place now.
+    /// Whether the file that stands there under this name is this one.
+    fn has(&self, file: &File, name: &str) -> bool {
+        let identity = |file: io::Result<Metadata>| file.map(|file| (file.dev(), file.ino())).ok();
+        identity(file.metadata()).is_some_and(|ours| Some(ours) == identity(fs::metadata(self.dir.join(name))))
+    }
+
+    /// Opens or makes what is in its place now: the file, or all of the folder.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
+        if self.has(&self.lock, LOCK) {
+            // The folder is ours still, so its lock is not to be had a second time.
+            self.waiting = private(&self.dir.join(WAITING))?;
+            self.len = self.waiting.metadata()?.len();
+            return Ok(());
+        }
         let data = self.dir.parent().expect("it is in the data directory").to_owned();
         (*self, _) = Self::open(&data).map_err(io::Error::other)?;
         Ok(())

@@ -220,6 +220,27 @@ async fn a_folder_that_is_removed_while_in_use_is_made_anew_with_all_that_waits(
 }
 
 #[tokio::test]
+async fn a_file_that_is_removed_or_replaced_while_in_use_is_made_anew_with_all_that_waits() {
+    let site = Site::new();
+    let mut gateway = site.gateway("a");
+    let (key, file) = (session("s"), gateway.spool_folder().join("waiting"));
+    gateway.turn(&key, "m1").await;
+    gateway.reach.cut(FOREVER);
+    gateway.turn(&key, "m2").await;
+    fs::remove_file(&file).unwrap();
+    assert!(gateway.turn(&key, "m3").await.is_none());
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, "something else").unwrap();
+    assert!(gateway.turn(&key, "m4").await.is_none());
+    gateway.close();
+    gateway.open();
+    assert_eq!(gateway.waiting(), 3);
+    gateway.reach.cut(0);
+    gateway.settled().await;
+    assert_eq!(site.ids(&key).await, ["m1", "m2", "m3", "m4"]);
+}
+
+#[tokio::test]
 async fn erased_words_that_cannot_be_taken_from_the_disk_go_as_soon_as_they_can_be() {
     let site = Site::new();
     let (gateway, other) = (site.gateway("a"), site.gateway("b"));
