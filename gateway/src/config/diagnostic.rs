@@ -13,7 +13,7 @@ use super::{
     env::Unfilled,
     marks::{Flaw, Mark},
     path::Path,
-    wording::Wording,
+    wording::{Wording, without_login},
 };
 
 /// One problem, with its place and a way out.
@@ -175,9 +175,9 @@ impl Report {
         self.add(path, message, wording.hint);
     }
 
-    /// A value in a message: itself, unless it came from the environment.
+    /// A value in a message: itself but for the login of a URL, unless it came from the environment.
     pub(super) fn shown(&self, path: &Path, value: impl fmt::Display) -> String {
-        if self.source.hides(path) { "‹from the environment›".to_owned() } else { format!("`{value}`") }
+        if self.source.hides(path) { "‹from the environment›".to_owned() } else { format!("`{}`", without_login(&value.to_string())) }
     }
 
     /// Whether nothing was found wrong so far.

@@ -1,5 +1,7 @@
 //! Turns what serde says into what an operator can act on, and finds the word that was meant.
 
+use std::borrow::Cow;
+
 /// Longest found value shown, in characters.
 const MAX_SHOWN: usize = 60;
 /// Longest message taken over as it is, in characters.
@@ -130,13 +132,22 @@ fn plain_found(found: &str) -> String {
     }
 }
 
-/// Shortens text and keeps it on its line.
+/// Shortens text and keeps it on its line, without the login of a URL in it.
 fn cut(text: &str, max: usize) -> String {
+    let text = without_login(text);
     let mut short: String = text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if short.len() < text.len() {
         short.push('…');
     }
     short
+}
+
+/// The same without the user and password that a URL in it has before its host.
+pub(super) fn without_login(text: &str) -> Cow<'_, str> {
+    match text.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
+        Some((scheme, Some((login, host)))) if login.contains(':') => format!("{scheme}://‹login›@{host}").into(),
+        _ => text.into(),
+    }
 }
 
 #[cfg(test)]

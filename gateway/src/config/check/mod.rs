@@ -16,7 +16,7 @@ use fengda_plugins::api::Registry;
 use serde_yaml::Value;
 
 use super::{
-    Backend, Config,
+    Config,
     diagnostic::Report,
     keys::KeyFile,
     path::Path,
@@ -59,16 +59,12 @@ pub(super) fn check(raw: Raw, key_files: &[KeyFile], registry: &Registry, report
 
     plugins(&raw.plugins, registry, &Path::parse("plugins"), report);
     let upstreams = upstreams::check(raw.upstreams.unwrap_or_else(raw::default_upstreams), report);
+    // What cannot be read is there all the same.
+    let unread = |path: &str| report.unread().iter().any(|unread| unread.touches(&Path::parse(path)));
+    let shared = raw.store.redis.is_some() || unread("store.redis");
+    let older = shared || raw.store.import.is_some() || unread("store.import");
     let store = store::check(raw.store, report);
-    let shared = matches!(store.backend, Backend::Redis(_));
-    let context = tenants::Context {
-        data: &data,
-        registry,
-        key_files,
-        loopback: raw.listen.ip().is_loopback(),
-        shared,
-        older: store.import.is_some(),
-    };
+    let context = tenants::Context { data: &data, registry, key_files, loopback: raw.listen.ip().is_loopback(), shared, older };
     let raw_routes = raw.routes.unwrap_or_else(raw::default_routes);
     let needed = raw_routes.iter().flatten().any(|route| !route.public);
     let tenants = tenants::check(&raw.tenants, needed, &context, report);

@@ -94,13 +94,21 @@ fn there_is_one_store_and_one_place_of_it() {
 #[test]
 fn no_password_of_redis_is_shown() {
     let shown = |text: &str| {
-        let found = problems_with(&format!("{TENANT}store: {{redis: {text}}}\n"), &[("P", "hunter2")]).join("\n");
-        assert!(!found.is_empty() && !found.contains("hunter2"), "{text}: {found}");
+        for store in ["redis", "import"] {
+            let found = problems_with(&format!("{TENANT}store: {{{store}: {text}}}\n"), &[("P", "hunter2")]).join("\n");
+            assert!(!found.is_empty() && !found.contains("hunter2"), "{store}: {text}: {found}");
+        }
     };
     for text in [
         "{url: \"redis://:hunter2@a:x\"}",
         "{url: \"hunter2\"}",
         "{url: [\"redis://:hunter2@a\"]}",
+        "\"redis://:hunter2@a\"",
+        "\"rediss://u:h@/hunter2@a\"",
+        "{\"redis://:hunter2@a\": }",
+        "{servers: [\"redis://:hunter2@a:1\"]}",
+        "{servers: \"redis://:hunter2@a:1\"}",
+        "{url: redis://a, cluster: \"redis://:hunter2@a\"}",
         "{servers: [\"${P}\"]}",
         "{url: redis://a, password: [hunter2]}",
         "{url: redis://a, sentinel: m, sentinel_password: [hunter2]}",
@@ -220,6 +228,12 @@ fn a_tenant_s_older_conversations_have_keys_of_their_own() {
     assert!(found.len() == 1 && found[0].contains("the pattern has a brace that is not part of {user_id}"), "{found:?}");
     let found = problems_with(&tenant("chat:{user_id}"), &[]);
     assert!(found.len() == 1 && found[0].contains("nothing says where the older deployment's conversations are | `store:"), "{found:?}");
+    let of_store =
+        |store: &str| problems_with(&format!("{}store: {store}\n", tenant("chat:{user_id}").replace("keys:", "wait: {}, keys:")), &[]);
+    for (wrong, follows) in [("{redis: redis://a}", 0), ("{import: redis://a}", 1), ("{import: {}}", 1)] {
+        let found = of_store(wrong);
+        assert!(found.len() == 1 + follows && !found.iter().any(|found| found.contains("nothing says where")), "{wrong}: {found:?}");
+    }
     let other = |import: &str| {
         format!(
             "  harbor-bank: {{flow: tenant-flows/harbor-bank/main.lua, import: \"{import}\", keys: [{{alg: HS256, secret: another-secret-that-is-long-enough-1}}]}}\n"
