@@ -168,6 +168,35 @@ async fn a_cluster_is_one_store() {
     assert_eq!(gateways[1].ask("alpha", "cluster 0", "q").await["answer"], "0:q");
 }
 
+/// A replica may be behind. It runs what its primary's scripts wrote, but no script: all that a gateway reads is read by scripts.
+#[tokio::test]
+async fn nothing_is_read_from_replicas() {
+    let (cluster, sentinels, model) = (Cluster::shared(), Sentinels::start(), Model::start().await);
+    let of_cluster = format!("{}, cluster: true", ports(&cluster.ports()));
+    let of_sentinels = format!("{}, sentinel: {}", ports(&sentinels.ports()), Sentinels::MASTER);
+    for redis in [of_cluster, of_sentinels] {
+        let [warm, cold] = [0, 1].map(|_| at(&redis, &model));
+        for gateway in [&warm, &cold] {
+            until("it is ready", async || gateway.admin("GET", "/readyz").await.status == 200).await;
+        }
+        for user in (0..12).map(|user| format!("reader {user}")) {
+            warm.ask("alpha", &user, "q").await;
+            assert_eq!(cold.history("GET", "alpha", &user, "").await.json()["seq"], 1);
+            assert_eq!(cold.ask("alpha", &user, "q").await["seq"], 2);
+            assert_eq!(warm.history("DELETE", "alpha", &user, "").await.status, 204);
+        }
+    }
+    let is_replica = |node: &&Server| node.info("replication").contains("role:slave");
+    let replicas: Vec<_> = cluster.nodes.iter().chain(&sentinels.servers).filter(is_replica).collect();
+    assert_eq!(replicas.len(), 3 + 2);
+    for replica in replicas {
+        let commands = replica.info("commandstats");
+        let asked = commands.lines().find(|line| ["cmdstat_eval", "cmdstat_readonly"].iter().any(|asked| line.starts_with(asked)));
+        assert_eq!(asked, None);
+    }
+    assert!(sentinels.primary().info("commandstats").contains("cmdstat_evalsha"));
+}
+
 #[tokio::test]
 async fn sentinels_say_where_the_store_is() {
     let (sentinels, model) = (Sentinels::start(), Model::start().await);

@@ -208,6 +208,23 @@ async fn damage_of_every_kind_is_told_and_nothing_is_lost_to_it() {
 }
 
 #[tokio::test]
+async fn how_far_a_run_is_is_told_from_key_to_key() {
+    let moving = Move::new();
+    (0..2500).for_each(|n| moving.say(&format!("chat:{n}"), "q", "a"));
+    let mut steps = Vec::new();
+    let hear = |tally: &Tally, news: News<'_>| {
+        let News::Progress(walked, all) = news else { return };
+        steps.push((tally.imported, walked, all));
+    };
+    moving.bulk("chat:{user_id}").run(hear).await.unwrap();
+    assert!(steps.is_sorted_by_key(|(imported, walked, _)| (*imported, *walked)), "it only grows");
+    assert!(steps.iter().all(|(imported, walked, all)| imported <= walked && *all == Some(2500)));
+    let some = steps.iter().filter(|(imported, ..)| (250..2250).contains(imported)).count();
+    assert!(some > 1000, "{some} of {} on the way", steps.len());
+    assert!(steps.last().unwrap().1 >= 2500, "all keys were walked");
+}
+
+#[tokio::test]
 async fn two_runs_at_once_double_nothing_and_a_session_in_use_is_left_to_its_turn() {
     let moving = Move::new();
     (0..300).for_each(|n| moving.say(&format!("chat:{n}"), "q", "a"));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::*;
 use crate::{
     redis::{
-        Redis,
+        Redis, RedisConfig,
         server::{Server, wait_until},
     },
     testing::redis_config,
@@ -14,8 +14,12 @@ use crate::{
 
 /// A gateway with a connection of its own.
 fn gateway(server: &Server, config: &str) -> Gate {
+    gateway_on(redis_config(server.port()), config)
+}
+
+fn gateway_on(redis: RedisConfig, config: &str) -> Gate {
     let (meters, slot) = (Meters::default(), Slot::default());
-    let redis = Redis::open(redis_config(server.port()), &meters).unwrap();
+    let redis = Redis::open(redis, &meters).unwrap();
     wait_until("redis is up", || redis.is_up());
     slot.set(redis).ok().unwrap();
     Gate::of(&spec(slot), config, &[], Clock::system(), None)
@@ -99,4 +103,24 @@ fn without_redis_each_gateway_goes_on_as_it_is_told_within_a_second_and_comes_ba
     server.restart();
     wait_until("redis is used again", || !gates().any(without));
     assert!(closed.send("acme-shop", "u1", "::1").is_ok());
+}
+
+#[test]
+fn a_redis_that_stands_still_is_gone_for_limits_in_use_within_a_second() {
+    let server = Server::start();
+    let redis = RedisConfig { timeout: Duration::from_millis(250), ..redis_config(server.port()) };
+    let gate = gateway_on(redis, "{limits: [{name: tenant, by: tenant, rate: 400/s, burst: 400}], without_store: closed}");
+    let without = || metric(&gate.meters, "fengda_rate_limit_without_store", &[]).unwrap() > 0.0;
+    let load = |time| drive(std::slice::from_ref(&gate), &[600], time);
+    load(Duration::from_secs(1));
+    assert!(!without());
+    server.pause();
+    let paused = Instant::now();
+    while !without() {
+        load(Duration::from_millis(20));
+        assert!(paused.elapsed() < Duration::from_secs(1));
+    }
+    assert_eq!(gate.passing("acme-shop", "u1"), 0, "as it is told");
+    server.resume();
+    wait_until("redis is used again", || !without());
 }
