@@ -67,7 +67,7 @@ impl Sentinels {
 
     /// What one of them knows: the number of the failover, and the primary since.
     async fn ask(&self, server: &Address) -> Result<(u64, Address), String> {
-        let mut connection = self.dial.connect(server, |_| ()).await?;
+        let mut connection = self.dial.connect(server, |_| ()).await.map_err(|why| format!("sentinel {why}"))?;
         let mut cmd = redis::cmd("SENTINEL");
         cmd.arg("MASTER").arg(&self.master);
         let named = |what: &str| format!("sentinel {}:{}: {what}", server.0, server.1);

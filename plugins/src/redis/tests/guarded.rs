@@ -48,15 +48,16 @@ async fn a_wrong_password_is_told_and_not_shown() {
     let wrong = || Some(Login { password: Secret::from("other-secret".to_owned()), ..server.login().unwrap() });
     let by = |login| config(Mode::Sentinel { master: Sentinels::MASTER.into(), login }, sentinels.ports());
     let one = || standalone(sentinels.primary().port());
-    for (config, code) in [
-        (one(), "NOAUTH"),
-        (RedisConfig { login: wrong(), ..one() }, "WRONGPASS"),
-        (past(&server, by(None)), "NOAUTH"),
-        (past(&server, by(wrong())), "WRONGPASS"),
-        (by(sentinel.login()), "NOAUTH"),
-        (RedisConfig { login: wrong(), ..by(sentinel.login()) }, "WRONGPASS"),
+    for (config, by_sentinel, code) in [
+        (one(), false, "NOAUTH"),
+        (RedisConfig { login: wrong(), ..one() }, false, "WRONGPASS"),
+        (past(&server, by(None)), true, "NOAUTH"),
+        (past(&server, by(wrong())), true, "WRONGPASS"),
+        (by(sentinel.login()), false, "NOAUTH"),
+        (RedisConfig { login: wrong(), ..by(sentinel.login()) }, false, "WRONGPASS"),
     ] {
         let told = told(&begin(config), &["127.0.0.1:", code]).await;
+        assert_eq!(told.contains("sentinel 127.0.0.1:"), by_sentinel, "{told}");
         assert!(!told.contains("other-secret"), "{told}");
     }
     let redis = begin(past(&server, by(sentinel.login())));
