@@ -160,11 +160,11 @@ impl Lease {
     }
 
     /// Redis has not answered, and whether it knows what it was told is unknown. It is told again what was owed, but not what was left
-    /// over; and what was on hand is owed, as it may have been given back.
+    /// over; and what was on hand then is owed, spent or not, as it may have been given back.
     pub(super) fn failed(&mut self, ask: &Ask) {
         self.asking = false;
         self.more = false;
-        self.balance += ask.balance.min(0.0) - self.level.clamp(0.0, ask.level.max(0.0));
+        self.balance += ask.balance.min(0.0) - ask.level.max(0.0);
     }
 
     /// Tokens there are now, and how many come in a nanosecond; while there is no share, how many might.

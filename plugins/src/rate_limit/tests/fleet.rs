@@ -229,9 +229,11 @@ fn a_gateway_that_was_not_answered_owes_what_it_owed_and_what_it_may_have_given_
     let mut lease = Lease::new(0, &whole);
     (0..15).for_each(|_| assert!(lease.take(0, &whole)));
     let lost = lease.ask(SECOND, &whole).unwrap();
+    // Redis may have taken back what is spent meanwhile, too.
+    (0..4).for_each(|_| assert!(lease.take(0, &whole)));
     lease.failed(&lost);
     let again = lease.ask(2 * SECOND, &whole).unwrap();
-    assert_eq!([lost.balance, lost.level, again.balance, again.level], [-25.0, 10.0, -35.0, 10.0]);
+    assert_eq!([lost.balance, lost.level, again.balance, again.level], [-25.0, 10.0, -35.0, 6.0]);
 }
 
 #[tokio::test]
