@@ -204,3 +204,28 @@ async fn sentinels_say_where_the_store_is() {
     until("it is ready", async || gateway.admin("GET", "/readyz").await.status == 200).await;
     whole_life(&gateway).await;
 }
+
+/// It is the store that works: no turn is put aside for it, and nothing of it reaches a client.
+#[tokio::test]
+async fn what_is_damaged_in_redis_is_refused_reported_and_left_to_its_user() {
+    let (redis, model) = (Server::start(), Model::start().await);
+    let [warm, cold] = [(); 2].map(|()| on(&redis, &model));
+    for user in ["foreign", "hurt", "well"] {
+        warm.ask("alpha", user, "q").await;
+    }
+    let key = |kind: &str, user: &str| format!("fengda:{{alpha/{user}}}:{kind}:default");
+    for kind in ["s", "t"] {
+        redis.cli::<u64>(&["COPY", &key(kind, "well"), &key(kind, "foreign"), "REPLACE"]).unwrap();
+    }
+    redis.cli::<()>(&["LSET", &key("t", "hurt"), "-1", "no record"]).unwrap();
+    for user in ["foreign", "hurt"] {
+        let refused = cold.say("alpha", user, json!({ "query": "q" })).await;
+        assert!(refused.error(503, "context_unavailable").contains("damaged"), "{}", refused.text());
+    }
+    assert_eq!(cold.metric("fengda_store_failures_total{step=\"begin\"}").await, 2.0);
+    assert_eq!(cold.admin("GET", "/readyz").await.text(), "ok\n");
+    assert_eq!(redis.cli::<String>(&["LINDEX", &key("t", "hurt"), "-1"]).unwrap(), "no record", "left as it is");
+    assert_eq!(cold.ask("alpha", "well", "q").await["seq"], 2);
+    assert_eq!(cold.history("DELETE", "alpha", "hurt", "").await.status, 204);
+    assert_eq!(cold.ask("alpha", "hurt", "q").await["stored"], true);
+}
