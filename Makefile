@@ -4,6 +4,8 @@ CARGO ?= cargo
 # What `make replay` plays, and how: make replay FILE=my.jsonl ARGS="--kill --concurrency 64". `make overload` takes ARGS too
 FILE ?= benches/conversations.jsonl
 ARGS ?=
+# Where `make tools` puts what is not installed
+export PATH := $(CURDIR)/target/tools/usr/bin:$(PATH)
 
 .PHONY: help run tools test bench fmt lint doc reference replay overload
 .DEFAULT_GOAL := help
@@ -17,8 +19,10 @@ run: ## start the gateway with ./config.yaml
 tools: ## the programs that tests run besides our own (Prometheus, Redis, Python packages); fetches what is not installed, without root
 	.ci/tools
 
-test: tools ## all tests; no network and no service, and no installation beside what `tools` sees to
+test: tools ## all tests, and a replay over two gateways; no network and no service, and no installation beside what `tools` sees to
 	$(CARGO) test --workspace --locked
+	$(CARGO) build --locked --package fengda --package fengda-benches --bin fengda --bin replay
+	target/debug/replay benches/conversations.jsonl --redis --gateways 2
 
 bench: ## the micro benchmarks
 	$(CARGO) bench --package fengda-benches --locked
